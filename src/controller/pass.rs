@@ -52,7 +52,9 @@ pub trait Reconcile: Send + Sync + 'static {
 }
 
 /// What every status of ours has.
-pub trait Status: Clone + Debug + Default + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {
+pub trait Status:
+    Clone + Debug + Default + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static
+{
     /// The conditions, `Ready` first.
     fn conditions(&self) -> &[Condition];
 

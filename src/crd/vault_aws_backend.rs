@@ -1,0 +1,525 @@
+//! `VaultAwsBackend`: the connection to one Vault and who may use it, owned by the admin.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{KeyRef, LocalRef, Span, reasons};
+
+/// A Vault whose AWS auth mount we manage, and the tenants that may use it. A tenant never chooses the
+/// address to which a signed AWS identity is sent: that is why this is an object of the admin.
+#[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[kube(
+    group = "vaultaws.dev",
+    version = "v1alpha1",
+    kind = "VaultAwsBackend",
+    plural = "vaultawsbackends",
+    shortname = "vab",
+    category = "vaultaws",
+    status = "VaultAwsBackendStatus",
+    derive = "PartialEq",
+    doc = "A Vault, how we log in to it, and which namespaces may declare which AWS roles in it.",
+    printcolumn(name = "Address", type_ = "string", json_path = ".spec.vault.address"),
+    printcolumn(name = "Product", type_ = "string", json_path = ".status.product"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.vaultVersion"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name must be at most 63 characters")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.clusterId) == has(oldSelf.clusterId) && (!has(self.clusterId) || self.clusterId == oldSelf.clusterId)").message("clusterId is immutable: it is part of the mark of ownership in Vault"))]
+pub struct VaultAwsBackendSpec {
+    /// Name of this Kubernetes cluster in the marks of ownership that we leave in Vault. Immutable.
+    /// Default: the UID of the namespace kube-system; see status.clusterId.
+    #[schemars(length(min = 1, max = 64), pattern(r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// Where Vault is and how we speak to it.
+    pub vault: VaultConnection,
+    /// How the operator itself logs in to Vault; exactly one.
+    pub operator_login: OperatorLogin,
+    /// The AWS auth mount.
+    #[serde(default)]
+    pub auth: AuthMount,
+    /// Where certificates lie in Vault's KV v2 engine.
+    #[serde(default)]
+    pub certificates: Certificates,
+    /// How Vault's roles and policies are named.
+    #[serde(default)]
+    pub naming: Naming,
+    /// How clients prove their AWS identity.
+    #[serde(default)]
+    pub aws: AwsSettings,
+    /// Who may use this backend. Deny by default: one rule must grant namespace, account, role and
+    /// identity together; rules never combine.
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[serde(default)]
+    pub tenancy: Vec<TenancyRule>,
+}
+
+/// The connection to Vault.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.address == oldSelf.address").message("vault.address is immutable: resources left at the old address would be orphaned; create another VaultAwsBackend"))]
+#[x_kube(validation = Rule::new("has(self.namespace) == has(oldSelf.namespace) && (!has(self.namespace) || self.namespace == oldSelf.namespace)").message("vault.namespace is immutable; create another VaultAwsBackend"))]
+#[x_kube(validation = Rule::new("!(has(self.caBundle) && has(self.caBundleRef))").message("give caBundle or caBundleRef, not both"))]
+pub struct VaultConnection {
+    /// Address of Vault: https://host[:port].
+    #[schemars(length(max = 512), pattern(r"^https://[A-Za-z0-9.\[\]:-]+(/[A-Za-z0-9._/-]*)?$"))]
+    pub address: String,
+    /// Vault Enterprise or HCP namespace, such as `admin`; sent with every request.
+    #[schemars(length(min = 1, max = 256), pattern(r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*/?$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// PEM certificates that Vault's certificate must chain to. Default: the system's roots.
+    #[schemars(length(min = 1, max = 131_072))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle: Option<String>,
+    /// The same from a ConfigMap or Secret in the operator's namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_bundle_ref: Option<CaBundleRef>,
+    /// How long one request to Vault may take. Default 10s.
+    #[serde(default = "ten_seconds")]
+    pub request_timeout: Span,
+    /// The most requests that one operator process sends to this Vault.
+    #[serde(default)]
+    pub rate_limit: RateLimit,
+}
+
+/// A key of a ConfigMap or Secret in the operator's namespace that holds PEM certificates.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct CaBundleRef {
+    /// ConfigMap or Secret.
+    pub kind: CaBundleKind,
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in its data. Default ca.crt.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(default = "ca_crt")]
+    pub key: String,
+}
+
+/// What holds a CA bundle.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum CaBundleKind {
+    /// A ConfigMap.
+    ConfigMap,
+    /// A Secret.
+    Secret,
+}
+
+/// A token bucket.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimit {
+    /// Sustained requests per second. Default 50.
+    #[schemars(range(min = 1, max = 10_000))]
+    #[serde(default = "fifty")]
+    pub requests_per_second: u32,
+    /// Requests that may go out at once after a pause. Default 100.
+    #[schemars(range(min = 1, max = 10_000))]
+    #[serde(default = "one_hundred")]
+    pub burst: u32,
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        Self { requests_per_second: fifty(), burst: one_hundred() }
+    }
+}
+
+/// How the operator logs in to Vault; exactly one.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.serviceAccount) != has(self.tokenRef)").message("give exactly one of serviceAccount and tokenRef"))]
+pub struct OperatorLogin {
+    /// By the operator's projected ServiceAccount token, at a Kubernetes or JWT auth mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<ServiceAccountLogin>,
+    /// By a Vault token in a Secret of the operator's namespace; it is never revoked by us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_ref: Option<KeyRef>,
+}
+
+/// A login with a ServiceAccount token file.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceAccountLogin {
+    /// The auth mount. Default kubernetes.
+    #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$"))]
+    #[serde(default = "kubernetes")]
+    pub mount: String,
+    /// The role at that mount.
+    #[schemars(
+        length(min = 1, max = 128),
+        pattern(r"^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$")
+    )]
+    pub role: String,
+    /// The token file; the kubelet renews it. Default: where deploy/ mounts it.
+    #[schemars(length(min = 1, max = 1024), pattern(r"^/.+$"))]
+    #[serde(default = "token_path")]
+    pub token_path: String,
+}
+
+/// The AWS auth mount.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.mount == oldSelf.mount").message("auth.mount is immutable; create another VaultAwsBackend"))]
+#[x_kube(validation = Rule::new("self.management == 'Managed' || (!has(self.client) && (!has(self.accounts) || self.accounts.size() == 0))").message("client and accounts are written only under management: Managed"))]
+pub struct AuthMount {
+    /// Path of the mount under auth/. Default aws. Immutable.
+    #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$"))]
+    #[serde(default = "aws")]
+    pub mount: String,
+    /// Value of the header X-Vault-AWS-IAM-Server-ID that each login signs, so that a login made for
+    /// another Vault is worthless here. Default: the host of vault.address.
+    #[schemars(length(min = 1, max = 253), pattern(r"^[A-Za-z0-9._:/-]+$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_id: Option<String>,
+    /// Observed: we write roles and policies only. Managed: we also enable the mount and write
+    /// config/client with the fields given below and no others.
+    #[serde(default)]
+    pub management: Management,
+    /// What Vault needs to ask AWS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientConfig>,
+    /// Whether roles bind to the unique ID of the IAM role (so that a re-created role of the same name
+    /// is locked out). Vault must be able to ask IAM. Default false: HCP cannot ask foreign accounts.
+    #[serde(default)]
+    pub resolve_aws_unique_ids: bool,
+    /// The role that Vault assumes to ask a foreign account: auth/<mount>/config/sts/<accountId>.
+    #[schemars(length(max = 1000))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["accountId".into()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accounts: Vec<StsAccount>,
+}
+
+impl Default for AuthMount {
+    fn default() -> Self {
+        Self {
+            mount: aws(),
+            server_id: None,
+            management: Management::Observed,
+            client: None,
+            resolve_aws_unique_ids: false,
+            accounts: Vec::new(),
+        }
+    }
+}
+
+/// How much of the auth mount is ours.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Management {
+    /// Only roles and policies.
+    #[default]
+    Observed,
+    /// Also the mount itself and its configuration.
+    Managed,
+}
+
+/// auth/<mount>/config/client: how Vault itself speaks to AWS. A field that is not given is not
+/// touched.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientConfig {
+    /// Secret in the operator's namespace with aws_access_key_id and aws_secret_access_key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_ref: Option<LocalRef>,
+    /// STS endpoint to which Vault forwards logins. Default https://sts.amazonaws.com.
+    #[schemars(length(min = 1, max = 512), pattern(r"^https?://[A-Za-z0-9.\[\]:-]+/?$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sts_endpoint: Option<String>,
+    /// Region for which Vault signs its own STS requests; set it together with stsEndpoint.
+    #[schemars(length(min = 1, max = 32), pattern(r"^[a-z0-9-]+$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sts_region: Option<String>,
+    /// IAM endpoint that Vault asks for unique IDs.
+    #[schemars(length(min = 1, max = 512), pattern(r"^https?://[A-Za-z0-9.\[\]:-]+/?$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iam_endpoint: Option<String>,
+    /// How often Vault retries a failed request to AWS; -1 is the SDK's default.
+    #[schemars(range(min = -1, max = 20))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_retries: Option<i32>,
+}
+
+/// One foreign account.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StsAccount {
+    /// Twelve digits.
+    #[schemars(length(equal = 12), pattern(r"^[0-9]{12}$"))]
+    pub account_id: String,
+    /// ARN of the role in that account which Vault assumes.
+    #[schemars(
+        length(max = 256),
+        pattern(r"^arn:(aws|aws-us-gov|aws-cn):iam::[0-9]{12}:role/[A-Za-z0-9_=.@/-]+$")
+    )]
+    pub sts_role_arn: String,
+}
+
+/// Where certificates lie.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self == oldSelf").message("certificates is immutable: the policies of all roles name it; create another VaultAwsBackend"))]
+pub struct Certificates {
+    /// Mount of the KV v2 engine. Default secret.
+    #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$"))]
+    #[serde(default = "secret")]
+    pub mount: String,
+    /// Directory in it that holds one directory per account. Default certs.
+    #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$"))]
+    #[serde(default = "certs")]
+    pub base_path: String,
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Self { mount: secret(), base_path: certs() }
+    }
+}
+
+/// Names in Vault. Placeholders: {account} {iamRole} {namespace} {name}, in policy also {role}.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self == oldSelf").message("naming is immutable: roles under the old names would be orphaned; create another VaultAwsBackend"))]
+pub struct Naming {
+    /// Name of the role at auth/<mount>/role/. Default {iamRole}; where tenancy spans several accounts
+    /// it must contain {account}.
+    #[schemars(
+        length(min = 1, max = 128),
+        pattern(r"^([A-Za-z0-9_.-]|\{account\}|\{iamRole\}|\{namespace\}|\{name\})+$")
+    )]
+    #[serde(default = "role_name")]
+    pub role: String,
+    /// Name of the policy. Starts with at least four literal characters, so that the operator's own
+    /// Vault policy can be limited to a prefix. Default vaultaws-{role}-policy.
+    #[schemars(length(min = 1, max = 128), pattern(r"^[a-z0-9_.-]{4}([a-z0-9_.-]|\{role\}|\{account\}|\{iamRole\}|\{namespace\}|\{name\})+$"))]
+    #[serde(default = "policy_name")]
+    pub policy: String,
+}
+
+impl Default for Naming {
+    fn default() -> Self {
+        Self { role: role_name(), policy: policy_name() }
+    }
+}
+
+/// How clients prove their AWS identity to Vault.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AwsSettings {
+    /// Region for which logins are signed; it must be that of the STS endpoint to which Vault forwards
+    /// them. us-east-1 is the global endpoint. Default us-east-1.
+    #[schemars(length(min = 1, max = 32), pattern(r"^[a-z0-9-]+$"))]
+    #[serde(default = "us_east_1")]
+    pub region: String,
+    /// ExternalId that the operator gives when it assumes a client's role; the client's trust policy
+    /// names it, and that is the client's consent. Placeholders: {clusterId} {namespace}.
+    #[schemars(
+        length(min = 2, max = 256),
+        pattern(r"^([A-Za-z0-9_+=,.@:/-]|\{clusterId\}|\{namespace\})+$")
+    )]
+    #[serde(default = "external_id")]
+    pub external_id: String,
+}
+
+impl Default for AwsSettings {
+    fn default() -> Self {
+        Self { region: us_east_1(), external_id: external_id() }
+    }
+}
+
+/// What one group of namespaces may do.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TenancyRule {
+    /// Cited in messages.
+    #[schemars(length(min = 1, max = 63), pattern(r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"))]
+    pub name: String,
+    /// The namespaces: by name, or by label. Whoever may label namespaces holds a selector's tenancy.
+    pub namespaces: Namespaces,
+    /// AWS accounts.
+    #[schemars(length(min = 1, max = 1000), inner(length(equal = 12), pattern(r"^[0-9]{12}$")))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub accounts: Vec<String>,
+    /// IAM role names, case-sensitive; a trailing * is a prefix.
+    #[schemars(
+        length(max = 256),
+        inner(length(min = 1, max = 65), pattern(r"^[A-Za-z0-9_=.@-]*\*?$"))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub iam_roles: Vec<String>,
+    /// How a VaultCertSync may get its AWS identity. Default AssumeRole and Secret.
+    #[schemars(length(max = 4))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[serde(default = "identities")]
+    pub identities: Vec<IdentityKind>,
+}
+
+/// Namespaces by name or by label; exactly one.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.names) != has(self.selector)").message("give exactly one of names and selector"))]
+pub struct Namespaces {
+    /// By name.
+    #[schemars(length(min = 1, max = 1000), inner(length(min = 1, max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<Vec<String>>,
+    /// By label; an empty selector, which would mean every namespace, grants nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+}
+
+/// A way to an AWS identity.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub enum IdentityKind {
+    /// The operator assumes the client's role.
+    AssumeRole,
+    /// Keys in a Secret of the client's namespace.
+    Secret,
+}
+
+impl IdentityKind {
+    /// The word in the schema.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AssumeRole => "AssumeRole",
+            Self::Secret => "Secret",
+        }
+    }
+}
+
+/// What the operator saw.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VaultAwsBackendStatus {
+    /// Generation of the spec that this status speaks of; -1 before the first look.
+    #[serde(default = "super::never_observed")]
+    pub observed_generation: i64,
+    /// Ready, Reachable, MountConfigured, VersionSafe.
+    #[schemars(schema_with = "super::conditions")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// Vault, VaultEnterprise or OpenBao.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub product: Option<String>,
+    /// Version that Vault reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault_version: Option<String>,
+    /// ID that Vault gives its own cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault_cluster_id: Option<String>,
+    /// Name of this Kubernetes cluster in the marks of ownership, and in ExternalIds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// Accessor of the auth mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount_accessor: Option<String>,
+    /// UID and resourceVersion of the credentials Secret that was last written to config/client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_credentials: Option<String>,
+}
+
+reasons! {
+    /// Why a VaultAwsBackend's condition is as it is.
+    BackendReason {
+        /// All is as it should be.
+        Ready,
+        /// Vault answers and is active.
+        Reachable,
+        /// Vault did not answer.
+        VaultUnreachable,
+        /// Vault is sealed or not initialised, or has no active node.
+        VaultSealed,
+        /// Vault took too long.
+        VaultTimeout,
+        /// Vault asks for fewer requests.
+        VaultThrottled,
+        /// Vault refused the operator's login.
+        LoginFailed,
+        /// Vault denied the operator something it needs; `deploy/` shows the policy.
+        VaultDenied,
+        /// Vault refused a request, with a reason of its own.
+        VaultRefused,
+        /// Vault failed.
+        VaultError,
+        /// Vault's answer could not be read.
+        VaultAnswerMalformed,
+        /// A ConfigMap or Secret that the spec names is missing or has not the key.
+        ReferenceNotFound,
+        /// The spec cannot work as it is.
+        InvalidSpec,
+        /// `naming.role` would give roles of several accounts one name.
+        NamingNotUnique,
+        /// A namespace is set, but this server has none: nothing is written.
+        NamespacesUnsupported,
+        /// The auth mount is there and configured.
+        MountConfigured,
+        /// The auth mount is there; its configuration is not ours.
+        MountObserved,
+        /// There is no such auth mount.
+        MountNotFound,
+        /// Something else than AWS auth is mounted there.
+        MountConflict,
+        /// The certificates' mount is not KV version 2.
+        NotKvV2,
+        /// No known defect of this version lets one account's role pass for another's.
+        VersionSafe,
+        /// This version has known defects; see the message.
+        VersionUnsafe,
+        /// The version could not be judged.
+        VersionUnknown,
+        /// The Kubernetes API refused or failed a request.
+        KubernetesError,
+    }
+}
+
+fn ten_seconds() -> Span {
+    Span::seconds(10)
+}
+fn fifty() -> u32 {
+    50
+}
+fn one_hundred() -> u32 {
+    100
+}
+fn ca_crt() -> String {
+    "ca.crt".into()
+}
+fn kubernetes() -> String {
+    "kubernetes".into()
+}
+fn token_path() -> String {
+    "/var/run/secrets/vaultaws.dev/token".into()
+}
+fn aws() -> String {
+    "aws".into()
+}
+fn secret() -> String {
+    "secret".into()
+}
+fn certs() -> String {
+    "certs".into()
+}
+fn role_name() -> String {
+    "{iamRole}".into()
+}
+fn policy_name() -> String {
+    "vaultaws-{role}-policy".into()
+}
+fn us_east_1() -> String {
+    "us-east-1".into()
+}
+fn external_id() -> String {
+    "{clusterId}/{namespace}".into()
+}
+fn identities() -> Vec<IdentityKind> {
+    vec![IdentityKind::AssumeRole, IdentityKind::Secret]
+}
