@@ -8,6 +8,7 @@ pub mod cli;
 pub mod controller;
 pub mod crd;
 pub mod fault;
+pub mod naming;
 pub mod redacted;
 pub mod role;
 pub mod telemetry;
