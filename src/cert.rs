@@ -1,1 +1,3 @@
-//! cert
+//! VaultCertSync
+
+pub mod desired;
