@@ -1,3 +1,6 @@
 //! VaultCertSync
 
 pub mod desired;
+pub mod plan;
+pub mod secrets;
+pub mod verdict;
