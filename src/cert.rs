@@ -1,1 +1,4 @@
 //! cert
+
+pub mod entry;
+pub mod pair;
