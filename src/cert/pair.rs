@@ -16,8 +16,8 @@ use std::ops::ControlFlow;
 
 use jiff::{SignedDuration, Timestamp};
 
-use self::{certificate::Certificate, key::PrivateKey};
 pub use self::refusal::{Field, Refusal};
+use self::{certificate::Certificate, key::PrivateKey};
 use crate::{
     cert::entry::{Role, Texts},
     redacted::Redacted,
@@ -81,8 +81,11 @@ pub struct Pair {
 /// The [`Refusal`] that says why the entry gives no pair.
 pub fn parse(texts: &Texts, rules: &Rules) -> Result<Pair, Refusal> {
     let key = the_key(texts)?;
-    let certificates =
-        texts.certificates.iter().map(Certificate::parse).collect::<Result<Vec<_>, _>>()?;
+    let certificates = texts
+        .certificates
+        .iter()
+        .map(Certificate::parse)
+        .collect::<Result<Vec<_>, _>>()?;
     let at = the_leaf(&key, &certificates)?;
     let leaf = &certificates[at];
     check_leaf(leaf, rules)?;
@@ -93,8 +96,10 @@ pub fn parse(texts: &Texts, rules: &Rules) -> Result<Pair, Refusal> {
     }
 
     let is_anchor = |at: usize| chain::anchors(at, &chain, &certificates);
-    let anchors: Vec<&Certificate<'_>> =
-        (0..certificates.len()).filter(|&at| is_anchor(at)).map(|at| &certificates[at]).collect();
+    let anchors: Vec<&Certificate<'_>> = (0..certificates.len())
+        .filter(|&at| is_anchor(at))
+        .map(|at| &certificates[at])
+        .collect();
     let (unrelated, notes) = left_out(&certificates, &chain, &is_anchor);
     Ok(Pair {
         serial: leaf.serial(),
@@ -104,9 +109,16 @@ pub fn parse(texts: &Texts, rules: &Rules) -> Result<Pair, Refusal> {
         dns_names: leaf.hosts(),
         not_before: leaf.not_before,
         not_after: leaf.not_after,
-        chain_not_after: served.iter().map(|one| one.not_after).min().unwrap_or(leaf.not_after),
+        chain_not_after: served
+            .iter()
+            .map(|one| one.not_after)
+            .min()
+            .unwrap_or(leaf.not_after),
         certificate_pem: bundle(&served),
-        key_pem: Redacted::new(std::mem::take(&mut *pem::encode(key.label, key.der.expose()))),
+        key_pem: Redacted::new(std::mem::take(&mut *pem::encode(
+            key.label,
+            key.der.expose(),
+        ))),
         ca_pem: (!anchors.is_empty()).then(|| bundle(&anchors)),
         unrelated,
         notes,
@@ -120,7 +132,11 @@ fn the_key(texts: &Texts) -> Result<PrivateKey<'_>, Refusal> {
         let other = PrivateKey::parse(other)?;
         if other.public() != first.public() {
             let (first, second) = (first.field.clone(), other.field.clone());
-            return Err(Refusal::Ambiguous { what: "private keys", first, second });
+            return Err(Refusal::Ambiguous {
+                what: "private keys",
+                first,
+                second,
+            });
         }
     }
     Ok(first)
@@ -136,8 +152,13 @@ fn the_leaf(key: &PrivateKey<'_>, certificates: &[Certificate<'_>]) -> Result<us
     let of_key = |certificate: &Certificate<'_>| {
         !certificate.is_only_trust() && key.is_of(certificate.x509.public_key())
     };
-    let mut leaves = certificates.iter().enumerate().filter(|(_, one)| of_key(one));
-    let proven = leaves.next().filter(|(_, leaf)| key.proves(leaf.x509.public_key()));
+    let mut leaves = certificates
+        .iter()
+        .enumerate()
+        .filter(|(_, one)| of_key(one));
+    let proven = leaves
+        .next()
+        .filter(|(_, leaf)| key.proves(leaf.x509.public_key()));
     let Some((at, leaf)) = proven else {
         let first = certificates.first().map_or(key.field, Certificate::field);
         let (key, certificate) = (key.field.clone(), first.clone());
@@ -152,7 +173,11 @@ fn the_leaf(key: &PrivateKey<'_>, certificates: &[Certificate<'_>]) -> Result<us
         let contradicts = one.found.places.iter().any(|place| {
             place.role == Role::Certificate && place.is_first && !leaf.found.is_from(&place.field)
         });
-        if contradicts && !one.is_marked_ca { ControlFlow::Break(one) } else { ControlFlow::Continue(()) }
+        if contradicts && !one.is_marked_ca {
+            ControlFlow::Break(one)
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     match contradiction {
         ControlFlow::Break(other) => Err(ambiguous(leaf, other)),
@@ -163,7 +188,10 @@ fn the_leaf(key: &PrivateKey<'_>, certificates: &[Certificate<'_>]) -> Result<us
 fn check_leaf(leaf: &Certificate<'_>, rules: &Rules) -> Result<(), Refusal> {
     let field = || leaf.field().clone();
     if let Some(algorithm) = leaf.weak_hash() {
-        return Err(Refusal::WeakSignature { field: field(), algorithm });
+        return Err(Refusal::WeakSignature {
+            field: field(),
+            algorithm,
+        });
     }
     if leaf.is_marked_ca && !rules.allow_ca_leaf {
         return Err(Refusal::CaLeaf { field: field() });
@@ -177,10 +205,18 @@ fn check_time(served: &[&Certificate<'_>], now: Timestamp) -> Result<(), Refusal
         let what = if at == 0 { "leaf" } else { "intermediate" };
         let field = certificate.field().clone();
         if now > certificate.not_after {
-            return Err(Refusal::Expired { what, field, not_after: certificate.not_after });
+            return Err(Refusal::Expired {
+                what,
+                field,
+                not_after: certificate.not_after,
+            });
         }
         if certificate.not_before.duration_since(now) > NOT_BEFORE_TOLERANCE {
-            return Err(Refusal::NotYetValid { what, field, not_before: certificate.not_before });
+            return Err(Refusal::NotYetValid {
+                what,
+                field,
+                not_before: certificate.not_before,
+            });
         }
     }
     Ok(())
@@ -222,7 +258,10 @@ fn note(certificate: &Certificate<'_>, why: &str) -> String {
 }
 
 fn bundle(certificates: &[&Certificate<'_>]) -> String {
-    certificates.iter().map(|one| pem::encode("CERTIFICATE", &one.found.der).to_string()).collect()
+    certificates
+        .iter()
+        .map(|one| pem::encode("CERTIFICATE", &one.found.der).to_string())
+        .collect()
 }
 
 #[cfg(test)]

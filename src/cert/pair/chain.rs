@@ -20,7 +20,9 @@ pub(super) fn build(leaf: usize, certificates: &[Certificate<'_>]) -> Vec<usize>
             .enumerate()
             .filter(|(at, candidate)| {
                 candidate.is_ca
-                    && !chain.iter().any(|&below| is_same_ca(&certificates[below], candidate))
+                    && !chain
+                        .iter()
+                        .any(|&below| is_same_ca(&certificates[below], candidate))
                     && !chain.contains(at)
                     && candidate.signed(top)
                     && !candidate.is_root()
@@ -44,6 +46,10 @@ fn is_same_ca(one: &Certificate<'_>, other: &Certificate<'_>) -> bool {
 /// intermediate, and trusting it verifies the leaf as well).
 pub(super) fn anchors(at: usize, chain: &[usize], certificates: &[Certificate<'_>]) -> bool {
     let certificate = &certificates[at];
-    let signed_top = || chain.last().is_some_and(|&top| certificate.signed(&certificates[top]));
+    let signed_top = || {
+        chain
+            .last()
+            .is_some_and(|&top| certificate.signed(&certificates[top]))
+    };
     certificate.is_in(Role::Ca) && certificate.is_ca && (chain[1..].contains(&at) || signed_top())
 }

@@ -56,12 +56,14 @@ pub(super) fn host(name: &GeneralName<'_>) -> Option<String> {
     match name {
         GeneralName::DNSName(name) => {
             let mut text = String::new();
-            name.chars().for_each(|character| push(&mut text, character));
+            name.chars()
+                .for_each(|character| push(&mut text, character));
             Some(cut(text))
         }
         GeneralName::IPAddress(octets) => {
             let v4 = <[u8; 4]>::try_from(*octets).map(|octets| Ipv4Addr::from(octets).to_string());
-            let v6 = || <[u8; 16]>::try_from(*octets).map(|octets| Ipv6Addr::from(octets).to_string());
+            let v6 =
+                || <[u8; 16]>::try_from(*octets).map(|octets| Ipv6Addr::from(octets).to_string());
             v4.or_else(|_| v6()).ok()
         }
         _ => None,

@@ -124,7 +124,9 @@ pub enum Refusal {
         field: Field,
     },
     /// The leaf is signed with a broken hash.
-    #[error("the leaf in field {field} is signed with {algorithm}: issue it with SHA-256 or better")]
+    #[error(
+        "the leaf in field {field} is signed with {algorithm}: issue it with SHA-256 or better"
+    )]
     WeakSignature {
         /// The field of the leaf.
         field: Field,
@@ -205,12 +207,33 @@ mod tests {
     fn every_message_fits_in_256_bytes() {
         let field = || Field::new(&"\u{10ffff}".repeat(500));
         let refusals = [
-            Refusal::Ambiguous { what: "leaf certificates", first: field(), second: field() },
-            Refusal::KeyMismatch { key: field(), certificate: field() },
-            Refusal::UnsupportedKey { field: field(), found: "x".repeat(80) },
-            Refusal::UnsupportedFormat { field: field(), format: "x".repeat(80) },
-            Refusal::Expired { what: "intermediate", field: field(), not_after: Timestamp::MAX },
-            Refusal::NotYetValid { what: "intermediate", field: field(), not_before: Timestamp::MAX },
+            Refusal::Ambiguous {
+                what: "leaf certificates",
+                first: field(),
+                second: field(),
+            },
+            Refusal::KeyMismatch {
+                key: field(),
+                certificate: field(),
+            },
+            Refusal::UnsupportedKey {
+                field: field(),
+                found: "x".repeat(80),
+            },
+            Refusal::UnsupportedFormat {
+                field: field(),
+                format: "x".repeat(80),
+            },
+            Refusal::Expired {
+                what: "intermediate",
+                field: field(),
+                not_after: Timestamp::MAX,
+            },
+            Refusal::NotYetValid {
+                what: "intermediate",
+                field: field(),
+                not_before: Timestamp::MAX,
+            },
         ];
         for refusal in refusals {
             assert!(refusal.to_string().len() <= 256, "{refusal}");
