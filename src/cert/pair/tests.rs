@@ -564,11 +564,11 @@ fn is_one(pair: &Pair) -> bool {
         .is_ok()
 }
 
+/// A field, the label of its PEM and the bytes in it.
+type Part = (&'static str, &'static str, Vec<u8>);
+
 /// An entry of every kind of field, and the bytes of its parts.
-fn whole_entry() -> (
-    Map<String, Value>,
-    Vec<(&'static str, &'static str, Vec<u8>)>,
-) {
+fn whole_entry() -> (Map<String, Value>, Vec<Part>) {
     let (root, intermediate, leaf) = three_tiers();
     let parts = vec![
         ("tls.crt", "CERTIFICATE", fixtures::der(&leaf.certificate)),
