@@ -12,14 +12,12 @@ mod name;
 pub(in crate::cert) mod pem;
 mod refusal;
 
-use std::ops::ControlFlow;
-
 use jiff::{SignedDuration, Timestamp};
 
 pub use self::refusal::{Field, Refusal};
 use self::{certificate::Certificate, key::PrivateKey};
 use crate::{
-    cert::entry::{Role, Texts},
+    cert::entry::{Place, Role, Texts},
     redacted::Redacted,
 };
 
@@ -86,21 +84,18 @@ pub fn parse(texts: &Texts, rules: &Rules) -> Result<Pair, Refusal> {
         .iter()
         .map(Certificate::parse)
         .collect::<Result<Vec<_>, _>>()?;
-    let at = the_leaf(&key, &certificates)?;
-    let leaf = &certificates[at];
+    let leaf = the_leaf(&key, &certificates)?;
     check_leaf(leaf, rules)?;
-    let chain = chain::build(at, &certificates);
-    let served: Vec<&Certificate<'_>> = chain.iter().map(|&at| &certificates[at]).collect();
+    let served = chain::build(leaf, &certificates);
     if let Clock::Trusted(now) = rules.clock {
         check_time(&served, now)?;
     }
 
-    let is_anchor = |at: usize| chain::anchors(at, &chain, &certificates);
-    let anchors: Vec<&Certificate<'_>> = (0..certificates.len())
-        .filter(|&at| is_anchor(at))
-        .map(|at| &certificates[at])
+    let anchors: Vec<&Certificate<'_>> = certificates
+        .iter()
+        .filter(|one| chain::anchors(one, &served))
         .collect();
-    let (unrelated, notes) = left_out(&certificates, &chain, &is_anchor);
+    let (unrelated, notes) = left_out(&certificates, &served);
     Ok(Pair {
         serial: leaf.serial(),
         sha256: leaf.sha256(),
@@ -142,8 +137,11 @@ fn the_key(texts: &Texts) -> Result<PrivateKey<'_>, Refusal> {
     Ok(first)
 }
 
-/// The position of the one certificate that the key signs for.
-fn the_leaf(key: &PrivateKey<'_>, certificates: &[Certificate<'_>]) -> Result<usize, Refusal> {
+/// The one certificate that the key signs for.
+fn the_leaf<'c, 'a>(
+    key: &PrivateKey<'_>,
+    certificates: &'c [Certificate<'a>],
+) -> Result<&'c Certificate<'a>, Refusal> {
     let ambiguous = |first: &Certificate<'_>, second: &Certificate<'_>| Refusal::Ambiguous {
         what: "leaf certificates",
         first: first.field().clone(),
@@ -152,36 +150,29 @@ fn the_leaf(key: &PrivateKey<'_>, certificates: &[Certificate<'_>]) -> Result<us
     let of_key = |certificate: &Certificate<'_>| {
         !certificate.is_only_trust() && key.is_of(certificate.x509.public_key())
     };
-    let mut leaves = certificates
-        .iter()
-        .enumerate()
-        .filter(|(_, one)| of_key(one));
+    let mut leaves = certificates.iter().filter(|one| of_key(one));
     let proven = leaves
         .next()
-        .filter(|(_, leaf)| key.proves(leaf.x509.public_key()));
-    let Some((at, leaf)) = proven else {
+        .filter(|leaf| key.proves(leaf.x509.public_key()));
+    let Some(leaf) = proven else {
         let first = certificates.first().map_or(key.field, Certificate::field);
         let (key, certificate) = (key.field.clone(), first.clone());
         return Err(Refusal::KeyMismatch { key, certificate });
     };
-    if let Some((_, other)) = leaves.next() {
+    if let Some(other) = leaves.next() {
         return Err(ambiguous(leaf, other));
     }
     // A certificate field without the leaf, whose own first certificate is no CA, is about another
     // leaf: half of the entry was renewed.
-    let contradiction = certificates.iter().try_for_each(|one| {
-        let contradicts = one.found.places.iter().any(|place| {
+    let contradicts = |one: &&Certificate<'_>| {
+        let leads_another_field = |place: &Place| {
             place.role == Role::Certificate && place.is_first && !leaf.found.is_from(&place.field)
-        });
-        if contradicts && !one.is_marked_ca {
-            ControlFlow::Break(one)
-        } else {
-            ControlFlow::Continue(())
-        }
-    });
-    match contradiction {
-        ControlFlow::Break(other) => Err(ambiguous(leaf, other)),
-        ControlFlow::Continue(()) => Ok(at),
+        };
+        !one.is_marked_ca && one.found.places.iter().any(leads_another_field)
+    };
+    match certificates.iter().find(contradicts) {
+        Some(other) => Err(ambiguous(leaf, other)),
+        None => Ok(leaf),
     }
 }
 
@@ -224,37 +215,44 @@ fn check_time(served: &[&Certificate<'_>], now: Timestamp) -> Result<(), Refusal
 
 /// How many certificates the leaf does not lead to, and a note on everything left out. The root
 /// that the chain ends at is neither: it is expected in an entry, and expected not to be served.
-fn left_out(
-    certificates: &[Certificate<'_>],
-    chain: &[usize],
-    is_anchor: &dyn Fn(usize) -> bool,
-) -> (usize, Vec<String>) {
-    let top = chain.last().map(|&at| &certificates[at]);
+fn left_out(certificates: &[Certificate<'_>], served: &[&Certificate<'_>]) -> (usize, Vec<String>) {
     let mut unrelated = 0;
     let mut notes = Vec::new();
-    for (at, one) in certificates.iter().enumerate() {
-        let (is_served, is_trusted) = (chain.contains(&at), is_anchor(at));
-        let is_end = one.is_root() && top.is_some_and(|top| one.signed(top));
-        let why = if one.is_in(Role::Ca) && !is_trusted {
-            "not in ca.crt: it is not a CA certificate that verifies the chain"
-        } else if is_served || is_trusted || is_end {
-            continue;
+    for one in certificates {
+        let is_served = served.iter().any(|other| other.found == one.found);
+        let is_end = || one.is_root() && served.iter().any(|below| one.signed(below));
+        let has_successor = || served.iter().any(|other| chain::is_same_ca(other, one));
+        if one.is_in(Role::Ca) {
+            if !chain::anchors(one, served) {
+                let why = "not in ca.crt: it is not a CA certificate that verifies the chain";
+                notes.push(note(one, Role::Ca, why));
+            }
+            unrelated += usize::from(!one.is_only_trust() && !is_served && !is_end());
+        } else if is_served || is_end() {
+            // Where it belongs.
+        } else if has_successor() {
+            let why = "left out: the chain has a certificate of the same CA that lasts longer";
+            notes.push(note(one, Role::Chain, why));
         } else {
-            "left out: it is not in the chain of the leaf"
-        };
-        unrelated += usize::from(!is_served && !is_end && !one.is_only_trust());
-        notes.push(note(one, why));
+            unrelated += 1;
+            let why = "left out: it is not in the chain of the leaf";
+            notes.push(note(one, Role::Chain, why));
+        }
     }
     (unrelated, notes)
 }
 
-fn note(certificate: &Certificate<'_>, why: &str) -> String {
+/// A note on a certificate, with the field of that role that holds it, or else the first one.
+fn note(certificate: &Certificate<'_>, role: Role, why: &str) -> String {
     let mut subject = certificate.subject();
     if subject.len() > 100 {
         subject.truncate(subject.floor_char_boundary(97));
         subject.push_str("...");
     }
-    format!("{subject} in field {} {why}", certificate.field())
+    let places = &certificate.found.places;
+    let place = places.iter().find(|place| place.role == role);
+    let field = place.map_or(certificate.field(), |place| &place.field);
+    format!("{subject} in field {field} {why}")
 }
 
 fn bundle(certificates: &[&Certificate<'_>]) -> String {

@@ -6,50 +6,47 @@
 use super::certificate::Certificate;
 use crate::cert::entry::Role;
 
-/// The certificates that are served, leaf first, as positions in the entry's certificates.
+/// The certificates that are served, leaf first.
 ///
 /// A root never is one, unless it is the leaf itself: a client has it already, or must not get its
 /// trust from the server. Where two certificates of one CA fit, the one that lasts longest is
 /// taken, so that a renewed intermediate stored beside the old one does not let the pair expire.
-pub(super) fn build(leaf: usize, certificates: &[Certificate<'_>]) -> Vec<usize> {
-    let mut chain = vec![leaf];
-    let mut top = &certificates[leaf];
+pub(super) fn build<'c, 'a>(
+    leaf: &'c Certificate<'a>,
+    certificates: &'c [Certificate<'a>],
+) -> Vec<&'c Certificate<'a>> {
+    let mut served = vec![leaf];
+    let mut top = leaf;
     while !top.is_root() {
         let next = certificates
             .iter()
-            .enumerate()
-            .filter(|(at, candidate)| {
-                candidate.is_ca
-                    && !chain
-                        .iter()
-                        .any(|&below| is_same_ca(&certificates[below], candidate))
-                    && !chain.contains(at)
-                    && candidate.signed(top)
-                    && !candidate.is_root()
+            .filter(|one| {
+                one.is_ca
+                    && !served.iter().any(|below| is_same_ca(below, one))
+                    && one.signed(top)
+                    && !one.is_root()
             })
-            .max_by_key(|(_, candidate)| (candidate.not_after, &candidate.found.der));
-        let Some((at, certificate)) = next else { break };
-        chain.push(at);
-        top = certificate;
+            .max_by_key(|one| (one.not_after, &one.found.der));
+        let Some(next) = next else { break };
+        served.push(next);
+        top = next;
     }
-    chain
+    served
 }
 
 /// Whether two certificates are of one name and key: cross-signed CAs could lead round in a circle.
-fn is_same_ca(one: &Certificate<'_>, other: &Certificate<'_>) -> bool {
+pub(super) fn is_same_ca(one: &Certificate<'_>, other: &Certificate<'_>) -> bool {
     one.x509.subject().as_raw() == other.x509.subject().as_raw()
         && one.x509.public_key().raw == other.x509.public_key().raw
 }
 
-/// Whether a certificate may go to `ca.crt`: a CA that a CA field holds, and that either signed the
-/// chain's top or is itself a CA of the chain (`issuing_ca` of Vault's PKI engine is an
-/// intermediate, and trusting it verifies the leaf as well).
-pub(super) fn anchors(at: usize, chain: &[usize], certificates: &[Certificate<'_>]) -> bool {
-    let certificate = &certificates[at];
-    let signed_top = || {
-        chain
-            .last()
-            .is_some_and(|&top| certificate.signed(&certificates[top]))
-    };
-    certificate.is_in(Role::Ca) && certificate.is_ca && (chain[1..].contains(&at) || signed_top())
+/// Whether a certificate may go to `ca.crt`: a CA that a CA field holds and that verifies the chain.
+///
+/// Mostly it signed the chain's top. It may as well be a CA of the chain itself, since trusting it
+/// verifies the leaf too: `issuing_ca` of Vault's PKI engine is an intermediate. And it may be the
+/// self-signed form of a root whose cross-signed form is the chain's top.
+pub(super) fn anchors(certificate: &Certificate<'_>, served: &[&Certificate<'_>]) -> bool {
+    certificate.is_in(Role::Ca)
+        && certificate.is_ca
+        && served.iter().any(|below| certificate.signed(below))
 }

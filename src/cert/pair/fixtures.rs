@@ -73,6 +73,16 @@ impl Authority {
             .pem()
     }
 
+    /// Its certificate, issued again to end with this year.
+    pub(crate) fn renewed_by(&self, other: &Self, year: i32) -> String {
+        let mut params = self.params.clone();
+        params.not_after = date_time_ymd(year, 12, 31);
+        params
+            .signed_by(&self.key, &other.issuer())
+            .expect("a renewed CA")
+            .pem()
+    }
+
     /// A leaf with a P-256 key.
     pub(crate) fn issue(&self, host: &str) -> Leaf {
         self.issue_with(host, &KeyPair::generate().expect("a key"), |_| ())

@@ -267,6 +267,52 @@ fn authorities_that_signed_each_other_end_the_chain() {
 }
 
 #[test]
+fn a_renewed_intermediate_is_served_instead_of_the_one_it_renews() {
+    let (root, intermediate, leaf) = three_tiers();
+    let (expired, renewed) = (
+        intermediate.renewed_by(&root, 2029),
+        intermediate.renewed_by(&root, 2041),
+    );
+    for chain in [[&expired, &renewed], [&renewed, &expired]] {
+        let fields = json!({"tls.crt": leaf.certificate, "tls.key": leaf.key, "chain": chain});
+        let pair = pair(fields).unwrap();
+        let expected = format!("{}{renewed}", leaf.certificate).replace("\r\n", "\n");
+        assert_eq!(pair.certificate_pem, expected);
+        assert_eq!(pair.unrelated, 0);
+        assert!(
+            pair.notes[0].ends_with("of the same CA that lasts longer"),
+            "{:?}",
+            pair.notes
+        );
+    }
+}
+
+#[test]
+fn the_chain_ends_with_whichever_certificate_ends_first() {
+    let (root, intermediate, leaf) = three_tiers();
+    let chain = intermediate.renewed_by(&root, 2030);
+    let pair = pair(json!({"tls.crt": leaf.certificate, "tls.key": leaf.key, "chain": chain}));
+    assert_eq!(
+        pair.unwrap().chain_not_after.to_string(),
+        "2030-12-31T00:00:00Z"
+    );
+}
+
+#[test]
+fn a_root_is_trusted_although_its_cross_signed_form_is_served() {
+    let (root, older) = (Authority::root("Root"), Authority::root("Older"));
+    let leaf = root.issue("x");
+    let pair = pair(json!({
+        "tls.crt": leaf.certificate, "tls.key": leaf.key, "chain": root.cross_signed_by(&older),
+        "ca.crt": root.certificate(),
+    }))
+    .unwrap();
+    assert_eq!(pair.certificate_pem.matches("BEGIN").count(), 2);
+    assert_eq!(pair.ca_pem, Some(root.certificate().replace("\r\n", "\n")));
+    assert_eq!(pair.notes, Vec::<String>::new());
+}
+
+#[test]
 fn an_expired_leaf_is_refused_after_its_last_second() {
     let leaf = Authority::root("Root").issue("x");
     let fields = json!({"tls.crt": leaf.certificate, "tls.key": leaf.key});
