@@ -1,6 +1,8 @@
 //! VaultCertSync
 
 pub mod desired;
+pub mod entry;
+pub mod pair;
 pub mod plan;
 pub mod secrets;
 pub mod verdict;
