@@ -580,6 +580,133 @@ mod tests {
         }
     }
 
+    mod kind {
+        //! A kind of the smallest size: only its types are used.
+
+        use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+        use schemars::JsonSchema;
+        use serde::{Deserialize, Serialize};
+
+        use super::*;
+
+        #[derive(
+            kube::CustomResource, Clone, Debug, Default, Deserialize, JsonSchema, Serialize,
+        )]
+        #[kube(group = "test.vaultaws.dev", version = "v1", kind = "Stone", namespaced)]
+        #[kube(status = "StoneStatus")]
+        pub(super) struct StoneSpec {}
+
+        #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+        pub(super) struct StoneStatus {
+            #[serde(default)]
+            conditions: Vec<Condition>,
+        }
+
+        impl Status for StoneStatus {
+            fn conditions(&self) -> &[Condition] {
+                &self.conditions
+            }
+
+            fn conclude(&mut self, conditions: Vec<Condition>, _: i64) {
+                self.conditions = conditions;
+            }
+        }
+
+        pub(super) struct Stones;
+
+        #[derive(Debug, thiserror::Error)]
+        #[error("a stone does not fail")]
+        pub(super) struct Never;
+
+        impl crate::fault::Fault for Never {
+            fn reason(&self) -> &'static str {
+                "Never"
+            }
+
+            fn retry(&self) -> Retry {
+                Retry::WhenChanged
+            }
+        }
+
+        impl Reconcile for Stones {
+            type Resource = Stone;
+            type Status = StoneStatus;
+            type Error = Never;
+
+            const FINALIZER: Option<&'static str> = Some("vaultaws.dev/cleanup");
+
+            async fn apply(&self, _: &Stone, _: Timestamp) -> Result<Outcome<StoneStatus>, Never> {
+                Err(Never)
+            }
+
+            async fn cleanup(
+                &self,
+                _: &Stone,
+                _: Timestamp,
+            ) -> Result<Cleanup<StoneStatus>, Never> {
+                Ok(Cleanup::Done(None))
+            }
+
+            fn resting(&self, _: &Stone) -> Option<Duration> {
+                Some(Duration::from_secs(3600))
+            }
+        }
+    }
+
+    use kind::{Stone, StoneSpec, StoneStatus, Stones};
+
+    /// Ready in its generation, with its finalizer.
+    fn settled() -> Stone {
+        let mut stone = Stone::new("a", StoneSpec::default());
+        stone.metadata = ObjectMeta {
+            name: Some("a".to_owned()),
+            finalizers: Some(vec!["vaultaws.dev/cleanup".to_owned()]),
+            ..meta("1")
+        };
+        let ready = pass::Verdict::yes(READY, "Synced", "");
+        let mut status = StoneStatus::default();
+        let progress = pass::Progress::Done;
+        let conditions = condition::conclude(&[ready], progress, &[], 1, Timestamp::UNIX_EPOCH);
+        status.conclude(conditions, 1);
+        stone.status = Some(status);
+        stone
+    }
+
+    #[test]
+    fn a_settled_resource_waits_for_its_tick_at_the_start() {
+        assert_eq!(at_rest(&Stones, &settled()), Some(Duration::from_secs(3600)));
+    }
+
+    #[test]
+    fn a_resource_with_unfinished_business_is_looked_at_at_the_start() {
+        let breaks: [fn(&mut Stone); 4] = [
+            |stone| stone.status = None,
+            |stone| stone.metadata.generation = Some(2),
+            |stone| stone.metadata.finalizers = None,
+            |stone| {
+                let ill = pass::Verdict::no(READY, "Conflict", "");
+                let progress = pass::Progress::Waiting;
+                let now = Timestamp::UNIX_EPOCH;
+                let conditions = condition::conclude(&[ill], progress, &[], 1, now);
+                stone.status.get_or_insert_default().conclude(conditions, 1);
+            },
+        ];
+        for (number, make) in breaks.into_iter().enumerate() {
+            let mut stone = settled();
+            make(&mut stone);
+            assert_eq!(at_rest(&Stones, &stone), None, "case {number}");
+        }
+    }
+
+    /// A controller must be a task of its own: this compiles only if it is `Send`.
+    #[expect(dead_code, reason = "only compiled")]
+    fn a_controller_can_be_spawned(stones: Watched<Stone>, shell: Shell) {
+        tokio::spawn(async move {
+            let triggers = watch::triggers(&stones, |event| vec![event.object.clone()]);
+            run(Arc::new(Stones), &stones, triggers, shell).await;
+        });
+    }
+
     #[test]
     fn a_new_generation_an_annotation_or_a_deletion_concerns_us() {
         let old = meta("1");

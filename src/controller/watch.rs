@@ -814,3 +814,192 @@ pub const TRIGGER_RATE: usize = TRIGGER_GROUP * 25;
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
+    use kube::{Config, core::PartialObjectMeta};
+    use serde_json::json;
+
+    use super::*;
+
+    /// A store that nobody fills: no namespace is watched, so no request is made.
+    fn unwatched<K: Kind>() -> Watched<K> {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let nowhere = Config::new("https://127.0.0.1:1".parse().expect("an address"));
+        let client = Client::try_from(nowhere).expect("a client");
+        Watched::start(client, Metrics::new(false), Scope::Namespaces(Vec::new()))
+    }
+
+    fn config_map(namespace: &str, name: &str, version: &str) -> ConfigMap {
+        serde_json::from_value(json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "namespace": namespace, "name": name, "uid": name, "resourceVersion": version,
+            },
+        }))
+        .expect("a config map")
+    }
+
+    fn version(object: &Option<Arc<ConfigMap>>) -> Option<&str> {
+        object.as_ref()?.metadata.resource_version.as_deref()
+    }
+
+    #[test]
+    fn what_only_kubectl_and_the_api_server_read_is_dropped_before_parsing() {
+        let found: Guarded<ConfigMap> = serde_json::from_value(json!({
+            "metadata": {
+                "name": "a",
+                "managedFields": [{"manager": "kubectl", "fieldsV1": {"f:data": {}}}],
+                "annotations": {
+                    "kubectl.kubernetes.io/last-applied-configuration": "{}",
+                    "vaultaws.dev/refresh": "1",
+                },
+            },
+        }))
+        .expect("an object");
+        let Guarded::Fits(object) = found else { panic!("it fits") };
+        assert_eq!(object.metadata.managed_fields, None);
+        let notes: Vec<_> = object.metadata.annotations.into_iter().flatten().collect();
+        assert_eq!(notes, [("vaultaws.dev/refresh".to_owned(), "1".to_owned())]);
+    }
+
+    #[test]
+    fn an_object_that_does_not_fit_its_type_keeps_its_name_and_version() {
+        let found: Guarded<ConfigMap> = serde_json::from_value(json!({
+            "metadata": {"namespace": "n", "name": "a", "resourceVersion": "7"},
+            "data": "not a map",
+        }))
+        .expect("something");
+        assert_eq!(found.key(), object_ref(Some("n"), "a"));
+        let mut reached = "1".to_owned();
+        found.advance(&mut reached);
+        assert_eq!(reached, "7");
+        assert!(matches!(found, Guarded::Malformed { .. }));
+    }
+
+    #[test]
+    fn a_list_with_one_malformed_object_still_holds_the_others() {
+        let page: ObjectList<Guarded<PartialObjectMeta<Secret>>> = serde_json::from_value(json!({
+            "apiVersion": "meta.k8s.io/v1",
+            "kind": "PartialObjectMetadataList",
+            "metadata": {"resourceVersion": "9"},
+            "items": [
+                {"metadata": {"namespace": "n", "name": "a", "labels": 7}},
+                {"metadata": {"namespace": "n", "name": "b"}},
+            ],
+        }))
+        .expect("a list");
+        let fits: Vec<_> =
+            page.items.iter().map(|found| matches!(found, Guarded::Fits(_))).collect();
+        assert_eq!(fits, [false, true]);
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_is_told_once_however_often_an_object_changed() {
+        let watched = unwatched::<ConfigMap>();
+        watched.inner.applied(config_map("n", "a", "1"));
+        let mut changes = watched.subscribe();
+        watched.inner.applied(config_map("n", "a", "2"));
+        watched.inner.applied(config_map("n", "a", "3"));
+        let batch = changes.next().await;
+        assert_eq!(batch.len(), 1);
+        assert_eq!((version(&batch[0].old), version(&batch[0].new)), (Some("1"), Some("3")));
+    }
+
+    #[tokio::test]
+    async fn what_a_relist_finds_unchanged_is_not_announced_and_what_it_misses_is_gone() {
+        let watched = unwatched::<ConfigMap>();
+        for name in ["kept", "gone"] {
+            watched.inner.applied(config_map("n", name, "1"));
+        }
+        watched.inner.applied(config_map("other", "gone", "1"));
+        let mut changes = watched.subscribe();
+        watched.inner.applied(config_map("n", "kept", "1"));
+        let seen = HashSet::from([object_ref(Some("n"), "kept")]);
+        watched.inner.retain(&Some("n".to_owned()), &seen);
+        let batch = changes.next().await;
+        assert_eq!(batch.len(), 1, "the other namespace is another stream's: {batch:?}");
+        assert!(batch[0].is_deletion() && batch[0].object == object_ref(Some("n"), "gone"));
+        assert_eq!(watched.store().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_successor_of_the_same_name_shows_as_one_change_of_uid() {
+        let watched = unwatched::<ConfigMap>();
+        watched.inner.applied(config_map("n", "a", "1"));
+        let mut changes = watched.subscribe();
+        watched.inner.deleted(object_ref(Some("n"), "a"));
+        let mut successor = config_map("n", "a", "2");
+        successor.metadata.uid = Some("b".to_owned());
+        watched.inner.applied(successor);
+        let batch = changes.next().await;
+        let uid = |object: &Option<Arc<ConfigMap>>| object.as_ref()?.metadata.uid.clone();
+        assert_eq!(uid(&batch[0].old).as_deref(), Some("a"));
+        assert_eq!(uid(&batch[0].new).as_deref(), Some("b"));
+    }
+
+    #[tokio::test]
+    async fn a_malformed_object_leaves_the_store() {
+        let watched = unwatched::<ConfigMap>();
+        watched.inner.applied(config_map("n", "a", "1"));
+        let malformed = Guarded::Malformed {
+            namespace: Some("n".to_owned()),
+            name: "a".to_owned(),
+            version: "2".to_owned(),
+            error: "no".to_owned(),
+        };
+        assert!(watched.inner.take(malformed).is_none());
+        assert!(watched.store().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_is_no_longer_watched_leaves_the_store() {
+        let watched = unwatched::<ConfigMap>();
+        watched.include("n");
+        assert_eq!(watched.access(Some("n")), Access::Pending);
+        watched.inner.applied(config_map("n", "a", "1"));
+        watched.exclude("n");
+        assert!(watched.store().is_empty());
+        assert_eq!(watched.complaint(), None, "an optional namespace does not make us unready");
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_is_not_listed_yet_makes_us_unready() {
+        let watched = unwatched::<Namespace>();
+        watched.open(None, true);
+        let complaint = watched.complaint().expect("a complaint");
+        assert!(complaint.starts_with("Namespace: not listed yet"), "{complaint}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ten_thousand_dependents_of_one_change_are_awake_within_five_seconds() {
+        let dependency = unwatched::<ConfigMap>();
+        let mapper = |_: &Event<ConfigMap>| -> Vec<ObjectRef<Secret>> {
+            (0..10_000).map(|number| object_ref(Some("n"), &number.to_string())).collect()
+        };
+        let mut woken = pin!(triggers(&dependency, mapper));
+        dependency.inner.applied(config_map("n", "a", "1"));
+        let began = Instant::now();
+        let mut names = HashSet::new();
+        while names.len() < 10_000 {
+            names.insert(woken.next().await.expect("endless").name);
+        }
+        let took = began.elapsed();
+        assert!(took > Duration::from_secs(2) && took < Duration::from_secs(5), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_single_dependent_is_woken_at_once() {
+        let dependency = unwatched::<ConfigMap>();
+        let mapper = |event: &Event<ConfigMap>| -> Vec<ObjectRef<Secret>> {
+            vec![object_ref(event.object.namespace.as_deref(), &event.object.name)]
+        };
+        let mut woken = pin!(triggers(&dependency, mapper));
+        dependency.inner.applied(config_map("n", "a", "1"));
+        let began = Instant::now();
+        assert_eq!(woken.next().await, Some(object_ref(Some("n"), "a")));
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+}
