@@ -75,6 +75,7 @@ pub async fn apply(
             }
             Err(failure) => {
                 applied.try_again |= failure.passes;
+                view.doubt(&name);
                 let before = previous.iter().find(|before| before.name == status.name);
                 status = refused(
                     &status.name,

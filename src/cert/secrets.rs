@@ -11,23 +11,15 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, pin_mut};
-use k8s_openapi::api::core::v1::Secret;
-use kube::{
-    Api, Client,
-    core::PartialObjectMeta,
-    runtime::{
-        reflector::ObjectRef,
-        watcher::{self, Event, watcher},
-    },
-};
-use tokio::{
-    sync::{mpsc, watch},
-    task::AbortHandle,
-    time::timeout,
-};
+use futures::{Stream, stream};
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{core::PartialObjectMeta, runtime::reflector::ObjectRef};
+use tokio::time::{Instant, sleep};
 
-use crate::crd::VaultCertSync;
+use crate::{
+    controller::watch::{Access, Event, Subscription, Watched, object_ref},
+    crd::VaultCertSync,
+};
 
 /// The label by which a Secret consents to be used as AWS credentials.
 pub const USE_LABEL: &str = "vaultaws.dev/use";
@@ -38,8 +30,6 @@ pub const USE_CREDENTIALS: &str = "aws-credentials";
 const FIRST_LIST: Duration = Duration::from_secs(10);
 /// The event of our own write may come before the answer to it: a change is judged after this.
 const SETTLE: Duration = Duration::from_millis(300);
-/// Between attempts to watch; short, because a missing Role is something people mend while they look.
-const RETRY: Duration = Duration::from_secs(3);
 
 /// Metadata of one Secret.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -74,12 +64,21 @@ pub enum Unseen {
     },
 }
 
-/// All watched namespaces. Cheap to clone.
+type SecretRef = ObjectRef<PartialObjectMeta<Secret>>;
+
+/// The Secrets of all watched namespaces. Cheap to clone.
 #[derive(Clone)]
 pub struct Secrets {
-    client: Client,
-    namespaces: Arc<Mutex<HashMap<String, Namespace>>>,
-    wake: mpsc::UnboundedSender<ObjectRef<VaultCertSync>>,
+    watched: Watched<PartialObjectMeta<Secret>>,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Our last write to each Secret: the watch tells of it later, and its event is no news.
+    written: HashMap<SecretRef, Seen>,
+    /// By namespace: its syncs, and the credentials Secret that each refers to.
+    syncs: HashMap<String, BTreeMap<String, Option<String>>>,
 }
 
 impl std::fmt::Debug for Secrets {
@@ -90,34 +89,9 @@ impl std::fmt::Debug for Secrets {
 
 /// One namespace's Secrets, as a pass asks about them.
 #[derive(Clone, Debug)]
-pub struct View(Arc<Mutex<Contents>>);
-
-#[derive(Debug, Default)]
-struct Contents {
-    seen: HashMap<String, Seen>,
-    /// resourceVersion of our last write to each Secret: its event is no news.
-    written: HashMap<String, String>,
-    /// The syncs of the namespace, and the credentials Secret that each refers to.
-    syncs: BTreeMap<String, Option<String>>,
-}
-
-struct Namespace {
-    view: View,
-    state: watch::Receiver<State>,
-    task: AbortHandle,
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum State {
-    Starting,
-    Listed,
-    Forbidden,
+pub struct View {
+    secrets: Secrets,
+    namespace: String,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -125,14 +99,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Drops what nobody reads of a Secret's metadata before it is kept.
+pub fn prune(secret: &mut PartialObjectMeta<Secret>) {
+    let metadata = &mut secret.metadata;
+    metadata.annotations = None;
+    metadata.finalizers = None;
+    if let Some(labels) = &mut metadata.labels {
+        labels.retain(|key, _| key == USE_LABEL);
+    }
+}
+
 impl Secrets {
-    /// Watches nothing yet. The receiver names the syncs whose Secrets somebody else touched.
-    pub fn new(client: Client) -> (Self, mpsc::UnboundedReceiver<ObjectRef<VaultCertSync>>) {
-        let (wake, woken) = mpsc::unbounded_channel();
-        (Self { client, namespaces: Arc::default(), wake }, woken)
+    /// `watched` needs no namespace yet; [`Self::view`] adds them.
+    pub fn new(watched: Watched<PartialObjectMeta<Secret>>) -> Self {
+        Self { watched, known: Arc::default() }
     }
 
-    /// The Secrets of a sync's namespace; starts the watch with the first sync of the namespace.
+    /// The Secrets of a sync's namespace; the watch starts with the first sync of the namespace.
     ///
     /// # Errors
     /// [`Unseen`] where the Role is missing or the API server does not answer in ten seconds.
@@ -142,66 +125,136 @@ impl Secrets {
         sync: &str,
         credentials: Option<&str>,
     ) -> Result<View, Unseen> {
-        let (view, mut state) = {
-            let mut namespaces = lock(&self.namespaces);
-            let entry =
-                namespaces.entry(namespace.to_owned()).or_insert_with(|| self.watch(namespace));
-            (entry.view.clone(), entry.state.clone())
-        };
-        lock(&view.0).syncs.insert(sync.to_owned(), credentials.map(str::to_owned));
-        let settled = timeout(FIRST_LIST, state.wait_for(|state| *state != State::Starting)).await;
-        match settled.map(|settled| settled.map(|state| *state)) {
-            Ok(Ok(State::Listed)) => Ok(view),
-            Ok(Ok(State::Forbidden)) => Err(Unseen::Forbidden { namespace: namespace.to_owned() }),
-            _ => Err(Unseen::NotYet { namespace: namespace.to_owned() }),
+        self.watched.include(namespace);
+        lock(&self.known)
+            .syncs
+            .entry(namespace.to_owned())
+            .or_default()
+            .insert(sync.to_owned(), credentials.map(str::to_owned));
+        let end = Instant::now() + FIRST_LIST;
+        loop {
+            match self.watched.access(Some(namespace)) {
+                Access::Granted => {
+                    return Ok(View { secrets: self.clone(), namespace: namespace.to_owned() });
+                }
+                Access::Denied => {
+                    return Err(Unseen::Forbidden { namespace: namespace.to_owned() });
+                }
+                Access::Pending | Access::Unknown if Instant::now() < end => {
+                    sleep(Duration::from_millis(50)).await;
+                }
+                Access::Pending | Access::Unknown => {
+                    return Err(Unseen::NotYet { namespace: namespace.to_owned() });
+                }
+            }
         }
     }
 
     /// The sync is gone; with the last one of its namespace the watch ends.
     pub fn forget(&self, namespace: &str, sync: &str) {
-        let mut namespaces = lock(&self.namespaces);
-        if let Some(entry) = namespaces.get(namespace) {
-            let mut contents = lock(&entry.view.0);
-            contents.syncs.remove(sync);
-            let last = contents.syncs.is_empty();
-            drop(contents);
-            if last {
-                namespaces.remove(namespace);
+        let mut known = lock(&self.known);
+        if let Some(syncs) = known.syncs.get_mut(namespace) {
+            syncs.remove(sync);
+            if syncs.is_empty() {
+                known.syncs.remove(namespace);
+                known.written.retain(|secret, _| secret.namespace.as_deref() != Some(namespace));
+                self.watched.exclude(namespace);
             }
         }
     }
 
-    fn watch(&self, namespace: &str) -> Namespace {
-        let view = View(Arc::default());
-        let (state_writer, state) = watch::channel(State::Starting);
-        let watcher = NamespaceWatch {
-            api: Api::namespaced(self.client.clone(), namespace),
-            namespace: namespace.to_owned(),
-            view: view.clone(),
-            state: state_writer,
-            wake: self.wake.clone(),
+    /// The syncs whose Secrets somebody else touched, or whose credentials changed.
+    pub fn triggers(&self) -> impl Stream<Item = ObjectRef<VaultCertSync>> + Send + 'static {
+        struct Source {
+            secrets: Secrets,
+            changes: Subscription<PartialObjectMeta<Secret>>,
+            ready: Vec<ObjectRef<VaultCertSync>>,
+        }
+        let source = Source {
+            secrets: self.clone(),
+            changes: self.watched.subscribe(),
+            ready: Vec::new(),
         };
-        let task = tokio::spawn(watcher.run()).abort_handle();
-        Namespace { view, state, task }
+        stream::unfold(source, |mut source| async move {
+            loop {
+                if let Some(sync) = source.ready.pop() {
+                    return Some((sync, source));
+                }
+                let events = source.changes.next().await;
+                sleep(SETTLE).await;
+                let mut syncs: Vec<_> =
+                    events.iter().flat_map(|event| source.secrets.concerned(event)).collect();
+                syncs.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+                syncs.dedup();
+                source.ready = syncs;
+            }
+        })
+    }
+
+    /// The syncs that a change concerns: the one that controls the Secret, and those that use it as
+    /// credentials; none if it is our own write.
+    fn concerned(
+        &self,
+        event: &Event<PartialObjectMeta<Secret>>,
+    ) -> Vec<ObjectRef<VaultCertSync>> {
+        let mut known = lock(&self.known);
+        let new = event.new.as_ref().map(|secret| seen(&secret.metadata));
+        match &new {
+            Some(new) if known.written.get(&event.object) == Some(new) => return Vec::new(),
+            Some(_) => {}
+            None => drop(known.written.remove(&event.object)),
+        }
+        let old = event.old.as_ref().map(|secret| seen(&secret.metadata));
+        let namespace = event.object.namespace.as_deref().unwrap_or_default();
+        let owners = [old, new].into_iter().flatten().filter_map(|seen| seen.owner);
+        let mut names: Vec<String> = owners.map(|(_, name)| name).collect();
+        if let Some(syncs) = known.syncs.get(namespace) {
+            let uses = |credentials: &Option<String>| credentials.as_ref() == Some(&event.object.name);
+            names.extend(syncs.iter().filter(|(_, used)| uses(used)).map(|(sync, _)| sync.clone()));
+        }
+        names.iter().map(|name| object_ref(Some(namespace), name)).collect()
     }
 }
 
 impl View {
-    /// The Secret's metadata; `None` if there is none.
+    /// The Secret's metadata; `None` if there is none. Our own last write counts until the watch has
+    /// caught up with it.
     pub fn get(&self, name: &str) -> Option<Seen> {
-        lock(&self.0).seen.get(name).cloned()
+        let object = object_ref(Some(&self.namespace), name);
+        let stored =
+            self.secrets.watched.store().fetch(&object).map(|secret| seen(&secret.metadata));
+        let written = lock(&self.secrets.known).written.get(&object).cloned();
+        match (stored, written) {
+            (Some(stored), Some(written)) if is_older(&stored, &written) => Some(written),
+            (Some(stored), _) => Some(stored),
+            (None, written) => written,
+        }
     }
 
-    /// Remembers our own write, so that its event wakes nobody.
+    /// Remembers our own write.
     pub fn written(&self, name: &str, seen: Seen) {
-        let mut contents = lock(&self.0);
-        contents.written.insert(name.to_owned(), seen.resource_version.clone());
-        contents.seen.insert(name.to_owned(), seen);
+        let object = object_ref(Some(&self.namespace), name);
+        lock(&self.secrets.known).written.insert(object, seen);
+    }
+
+    /// Our write was refused because the Secret is not as we thought: believe the watch.
+    pub fn doubt(&self, name: &str) {
+        let object = object_ref(Some(&self.namespace), name);
+        lock(&self.secrets.known).written.remove(&object);
+    }
+}
+
+/// Versions of one resource are numbers that grow (KEP-5504); what is no number is not older.
+fn is_older(stored: &Seen, written: &Seen) -> bool {
+    let number = |seen: &Seen| seen.resource_version.parse::<u64>().ok();
+    match (number(stored), number(written)) {
+        (Some(stored), Some(written)) => stored < written,
+        _ => false,
     }
 }
 
 /// Reads what we keep of a Secret's metadata.
-pub fn seen(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Seen {
+pub fn seen(metadata: &ObjectMeta) -> Seen {
     let owner = metadata.owner_references.iter().flatten().find(|owner| {
         owner.controller == Some(true)
             && owner.kind == "VaultCertSync"
@@ -217,132 +270,4 @@ pub fn seen(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMet
             .and_then(|labels| labels.get(USE_LABEL))
             .is_some_and(|value| value == USE_CREDENTIALS),
     }
-}
-
-struct NamespaceWatch {
-    api: Api<PartialObjectMeta<Secret>>,
-    namespace: String,
-    view: View,
-    state: watch::Sender<State>,
-    wake: mpsc::UnboundedSender<ObjectRef<VaultCertSync>>,
-}
-
-impl NamespaceWatch {
-    async fn run(self) {
-        // Below the idle time-out of common load balancers, so that a watch that was cut silently is
-        // noticed soon.
-        let stream = watcher(self.api.clone(), watcher::Config::default().timeout(200));
-        pin_mut!(stream);
-        let mut listing = HashMap::new();
-        while let Some(event) = stream.next().await {
-            match event {
-                Ok(Event::Init) => listing = HashMap::new(),
-                Ok(Event::InitApply(secret)) => {
-                    listing.insert(
-                        secret.metadata.name.clone().unwrap_or_default(),
-                        seen(&secret.metadata),
-                    );
-                }
-                Ok(Event::InitDone) => self.relisted(std::mem::take(&mut listing)),
-                Ok(Event::Apply(secret)) => {
-                    let name = secret.metadata.name.clone().unwrap_or_default();
-                    let now = seen(&secret.metadata);
-                    let before = lock(&self.view.0).seen.insert(name.clone(), now.clone());
-                    if before.as_ref() != Some(&now) {
-                        self.changed(name, before, Some(now));
-                    }
-                }
-                Ok(Event::Delete(secret)) => {
-                    let name = secret.metadata.name.clone().unwrap_or_default();
-                    let before = lock(&self.view.0).seen.remove(&name);
-                    self.changed(name, before.or_else(|| Some(seen(&secret.metadata))), None);
-                }
-                Err(error) => {
-                    if is_forbidden(&error) {
-                        self.enter(State::Forbidden);
-                    }
-                    tracing::debug!(namespace = self.namespace, %error, "watching Secrets");
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
-        }
-    }
-
-    /// A fresh list: everything that differs from what we knew is a change.
-    fn relisted(&self, listing: HashMap<String, Seen>) {
-        let before = std::mem::replace(&mut lock(&self.view.0).seen, listing.clone());
-        if *self.state.borrow() == State::Listed {
-            for (name, old) in &before {
-                if listing.get(name) != Some(old) {
-                    self.changed(name.clone(), Some(old.clone()), listing.get(name).cloned());
-                }
-            }
-            for (name, new) in listing {
-                if !before.contains_key(&name) {
-                    self.changed(name, None, Some(new));
-                }
-            }
-        }
-        self.enter(State::Listed);
-    }
-
-    /// Wakes every sync of the namespace when access came or went.
-    fn enter(&self, state: State) {
-        let before = self.state.send_replace(state);
-        if before != state && before != State::Starting {
-            for sync in lock(&self.view.0).syncs.keys() {
-                let _ = self.wake.send(ObjectRef::new(sync).within(&self.namespace));
-            }
-        }
-    }
-
-    /// Wakes the sync that controls the Secret and those that use it as credentials, unless the change
-    /// turns out to be our own write.
-    fn changed(&self, name: String, before: Option<Seen>, now: Option<Seen>) {
-        let mut targets: Vec<String> = Vec::new();
-        {
-            let contents = lock(&self.view.0);
-            let owners =
-                [&before, &now].into_iter().flatten().filter_map(|seen| seen.owner.as_ref());
-            targets.extend(owners.map(|(_, sync)| sync.clone()));
-            targets.extend(
-                contents
-                    .syncs
-                    .iter()
-                    .filter(|(_, credentials)| credentials.as_deref() == Some(name.as_str()))
-                    .map(|(sync, _)| sync.clone()),
-            );
-        }
-        targets.sort();
-        targets.dedup();
-        if targets.is_empty() {
-            return;
-        }
-        let (view, wake, namespace) =
-            (self.view.clone(), self.wake.clone(), self.namespace.clone());
-        tokio::spawn(async move {
-            tokio::time::sleep(SETTLE).await;
-            let ours = {
-                let contents = lock(&view.0);
-                let stands = contents.seen.get(&name).map(|seen| &seen.resource_version);
-                stands.is_some() && stands == contents.written.get(&name)
-            };
-            if !ours {
-                for sync in targets {
-                    let _ = wake.send(ObjectRef::new(&sync).within(&namespace));
-                }
-            }
-        });
-    }
-}
-
-fn is_forbidden(error: &watcher::Error) -> bool {
-    let code = match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code,
-        watcher::Error::WatchError(status) => status.code,
-        _ => 0,
-    };
-    code == 403
 }
