@@ -7,7 +7,8 @@ use std::{
     fs,
     future::Future,
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    process::{Command, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -33,42 +34,60 @@ pub async fn up(name: &str) -> Result<Seen> {
     }
     // Here, not in the keeper: whoever waits shall see what for, and be able to interrupt it.
     tokio::task::spawn_blocking(Toolchain::ensure).await??;
-    let path = folder::keeper_log(name)?;
-    // An older keeper's.
-    let _ = fs::remove_file(&path);
-    let log = files::open_to_append(&path)?;
-    let stdout = log.try_clone().doing(|| format!("opening {}", path.display()))?;
-    let program = std::env::current_exe().doing(|| "finding this program".to_owned())?;
-    let mut keeper = Command::new(program)
-        .args(["keep", "--name", name])
-        .stdin(Stdio::null())
-        .stdout(stdout)
-        .stderr(log)
-        .spawn()
-        .doing(|| "starting the keeper".to_owned())?;
+    let log = folder::keeper_log(name)?;
+    // Somebody else may be starting the same lab just now: then this waits with him.
+    let mut keeper = match folder::find(name)?.and_then(|lab| lab.owner) {
+        Some(_) => None,
+        None => Some(start_keeper(name, &log)?),
+    };
     let mut shown = 0;
     let interrupted = asked_to_end()?;
     tokio::pin!(interrupted);
     loop {
-        shown = copy_to_stderr(&path, shown);
-        if let Some(lab) = folder::find(name)?.filter(|lab| lab.env.is_some()) {
+        shown = copy_to_stderr(&log, shown);
+        let ended = match &mut keeper {
+            Some(keeper) => keeper.try_wait().doing(|| "waiting for the keeper".to_owned())?,
+            None => None,
+        };
+        let lab = folder::find(name)?;
+        let owned = lab.as_ref().is_some_and(|lab| lab.owner.is_some());
+        if let Some(lab) = lab.filter(|lab| lab.env.is_some()) {
+            copy_to_stderr(&log, shown);
             return Ok(lab);
         }
-        if keeper.try_wait().doing(|| "waiting for the keeper".to_owned())?.is_some() {
-            copy_to_stderr(&path, shown);
-            return Err(Error::DidNotStart { name: name.to_owned(), log: path });
+        if !owned && (keeper.is_none() || ended.is_some()) {
+            copy_to_stderr(&log, shown);
+            return Err(Error::DidNotStart { name: name.to_owned(), log });
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
             () = &mut interrupted => {
-                // The servers die with it.
-                let _ = keeper.kill();
-                let _ = keeper.wait();
-                folder::clear(name)?;
-                return Err(Error::NoSuchLab(name.to_owned()));
+                if let Some(mut keeper) = keeper {
+                    // The servers die with it.
+                    let _ = keeper.kill();
+                    let _ = keeper.wait();
+                    folder::clear(name)?;
+                }
+                return Err(Error::Interrupted(name.to_owned()));
             }
         }
     }
+}
+
+fn start_keeper(name: &str, log: &Path) -> Result<Child> {
+    let stderr = files::open_to_append(log)?;
+    let attempt = || {
+        // What an older keeper said.
+        stderr.set_len(0)?;
+        // Not the path of this binary: a rebuild may have replaced it meanwhile.
+        Command::new("/proc/self/exe")
+            .args(["keep", "--name", name])
+            .stdin(Stdio::null())
+            .stdout(stderr.try_clone()?)
+            .stderr(stderr)
+            .spawn()
+    };
+    attempt().doing(|| "starting the keeper".to_owned())
 }
 
 /// Owns a lab until SIGTERM or SIGINT.
@@ -147,7 +166,7 @@ fn asked_to_end() -> Result<impl Future<Output = ()>> {
 }
 
 /// Shows what the log has beyond `from`; returns how far it was shown.
-fn copy_to_stderr(log: &std::path::Path, from: u64) -> u64 {
+fn copy_to_stderr(log: &Path, from: u64) -> u64 {
     let attempt = || {
         let mut file = fs::File::open(log)?;
         file.seek(SeekFrom::Start(from))?;

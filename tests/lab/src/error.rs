@@ -94,6 +94,9 @@ pub enum Error {
         /// What its keeper said.
         log: PathBuf,
     },
+    /// Ctrl-C while waiting for `lab up`.
+    #[error("starting lab `{0}` was interrupted")]
+    Interrupted(String),
     /// Too few free ports.
     #[error("no {0} free ports between 20000 and 32000 on 127.0.0.1")]
     Ports(usize),

@@ -120,6 +120,14 @@ impl Folder {
     }
 }
 
+/// Says that a server runs, until its file is removed.
+pub(crate) fn record_server(file: &Path, server: &SeenServer) -> Result<()> {
+    let json = serde_json::to_vec(server)
+        .map_err(std::io::Error::other)
+        .doing(|| format!("writing {}", file.display()))?;
+    files::write(file, json)
+}
+
 fn recorded<T: for<'de> Deserialize<'de>>(folder: &Path, file: &str) -> Option<T> {
     serde_json::from_slice(&fs::read(folder.join(file)).ok()?).ok()
 }

@@ -14,7 +14,7 @@ use crate::{
     aws::{Aws, CLIENT_ACCOUNTS, EXTERNAL_ID, HOME_ACCOUNT, REGION, Seeds},
     error::{Error, Result},
     files,
-    folder::{Folder, Owner},
+    folder::{self, Folder, Owner, SeenServer},
     kubernetes::{self, User},
     pki::{Holder, Pki},
     ports::Ports,
@@ -85,7 +85,7 @@ pub struct Lab {
     vault_server: Server,
     ministack: Server,
     sts: StsFront,
-    folder: Remains,
+    remains: Remains,
     layout: Layout,
     /// Vault, asked as root.
     pub vault: Vault,
@@ -142,6 +142,12 @@ impl Lab {
         };
         layout.create()?;
         let sts = StsFront::start(layout.ports.sts, layout.aws_url()).await?;
+        let seen = SeenServer {
+            name: "sts-front".to_owned(),
+            pid: std::process::id(),
+            port: layout.ports.sts,
+        };
+        folder::record_server(&layout.folder.join("pid").join("sts-front"), &seen)?;
 
         let etcd = layout.etcd();
         let apiserver = layout.apiserver()?;
@@ -179,7 +185,7 @@ impl Lab {
             ministack,
             sts,
             // From here on it goes with the lab; the folder of a failed start stays, for its logs.
-            folder: Remains { folder, keep: keep_files },
+            remains: Remains { folder, keep: keep_files },
             layout,
             vault,
             aws,
@@ -190,7 +196,7 @@ impl Lab {
             parts,
             _ports: ports,
         };
-        lab.folder.folder.announce(&lab.env())?;
+        lab.remains.folder.announce(&lab.env())?;
         steps.tell("everything");
         Ok(lab)
     }

@@ -9,11 +9,11 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
 
 use crate::{
     error::{Doing as _, Error, Result},
     files,
+    folder::{self, SeenServer},
     keeper::{self, Program},
     web,
 };
@@ -97,8 +97,8 @@ impl Server {
             let pid = child.id();
             // At once: from here on it is stopped with us.
             *self.child() = Some(child);
-            let seen = json!({"name": self.name, "pid": pid, "port": self.port});
-            files::write(&self.pid_file, seen.to_string())?;
+            let seen = SeenServer { name: self.name.to_owned(), pid, port: self.port };
+            folder::record_server(&self.pid_file, &seen)?;
         }
         self.answers().await
     }
@@ -126,9 +126,9 @@ impl Server {
         }
     }
 
-    /// Asks it to end, and kills it if it has not within 10 s.
+    /// Asks it to end, and kills it if it has not within 5 s.
     pub async fn stop(&self) -> Result<()> {
-        const PATIENCE: Duration = Duration::from_secs(10);
+        const PATIENCE: Duration = Duration::from_secs(5);
         if self.signal(Signal::TERM).is_err() {
             return Ok(());
         }
