@@ -5,7 +5,7 @@ use std::{env, fs};
 use serde_json::Value;
 use vault_aws_operator::crd;
 
-use crate::{kustomized, path, yaml_files};
+use crate::{kustomized, list, path, text, yaml_files};
 
 const HEADER: &str =
     "# Generated from src/crd by `BLESS=1 cargo test --test contract`; edits here are lost.\n";
@@ -48,7 +48,8 @@ fn every_field_is_described() {
     let mut bare = Vec::new();
     for (kind, schema) in schemas() {
         walk(&kind, &schema, &mut |at, node, field| {
-            let described = node["description"].as_str().is_some_and(|text| !text.trim().is_empty());
+            let described =
+                node["description"].as_str().is_some_and(|text| !text.trim().is_empty());
             // `kubectl explain` describes metadata itself.
             if field && !described && at != format!("{kind}.metadata") {
                 bare.push(at.to_owned());
@@ -87,6 +88,63 @@ fn everything_in_a_spec_is_bounded() {
         });
     }
     assert!(open.is_empty(), "without a bound: {open:#?}");
+}
+
+/// CEL cannot select a field by one of its own words: `self.namespace` is `self.__namespace__`. The API
+/// server says of such a rule only that its cost is too high.
+#[test]
+fn no_rule_selects_a_field_by_a_word_that_cel_reserves() {
+    const RESERVED: [&str; 18] = [
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+    ];
+    let mut wrong = Vec::new();
+    for (kind, schema) in schemas() {
+        walk(&kind, &schema, &mut |at, node, _| {
+            for rule in list(node, "/x-kubernetes-validations") {
+                let rule = text(rule, "/rule");
+                let selected = rule.split('.').skip(1).map(|rest| {
+                    rest.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).next().unwrap()
+                });
+                if selected.into_iter().any(|field| RESERVED.contains(&field)) {
+                    wrong.push(format!("{at}: {rule}"));
+                }
+            }
+        });
+    }
+    assert!(wrong.is_empty(), "write such a field with two underscores round it: {wrong:#?}");
+}
+
+/// kubectl warns of the others at each `apply`.
+#[test]
+fn every_number_has_a_format_that_kubernetes_knows() {
+    let mut unknown = Vec::new();
+    for (kind, schema) in schemas() {
+        walk(&kind, &schema, &mut |at, node, _| {
+            let number = matches!(node["type"].as_str(), Some("integer" | "number"));
+            let format = node["format"].as_str();
+            if number && !matches!(format, None | Some("int32" | "int64" | "float" | "double")) {
+                unknown.push(format!("{at}: {}", format.unwrap_or_default()));
+            }
+        });
+    }
+    assert!(unknown.is_empty(), "formats that Kubernetes does not know: {unknown:#?}");
 }
 
 /// Kind and schema of each version of each CRD.

@@ -59,9 +59,9 @@ fn the_manifests_in_the_readme_are_the_examples() {
 fn every_file_that_the_readme_names_is_there() {
     let readme = read("README.md");
     let mut named = 0;
-    for word in readme.split(|character: char| {
-        character.is_whitespace() || "`\"'()[],;|@=:".contains(character)
-    }) {
+    for word in readme
+        .split(|character: char| character.is_whitespace() || "`\"'()[],;|@=:".contains(character))
+    {
         let word = word.trim_end_matches('.');
         if ["crds", "deploy", "src", "tests", ".ci"]
             .iter()
