@@ -31,6 +31,8 @@ pub(crate) struct Program {
     pub(crate) args: Vec<OsString>,
     pub(crate) env: Vec<(String, OsString)>,
     pub(crate) folder: Option<PathBuf>,
+    /// Nothing of our own environment is handed on.
+    pub(crate) only_this_env: bool,
 }
 
 /// Turns this process into one of the lab's servers, if it was started for that.
@@ -70,6 +72,9 @@ pub(crate) fn spawn(program: &Program, log: File) -> io::Result<Child> {
     let stderr = log.try_clone()?;
     // Not the path of this binary: a rebuild may have replaced it meanwhile.
     let mut command = Command::new("/proc/self/exe");
+    if program.only_this_env {
+        command.env_clear();
+    }
     command
         .arg(MARK)
         .arg(std::process::id().to_string())

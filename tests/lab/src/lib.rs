@@ -12,16 +12,19 @@
 //! Which knowledge is where: [`toolchain`] how programs are built and cached, `servers` how each
 //! is run, `server` how a process is started and stopped, `keeper` why none is left behind,
 //! `folder` and `ports` how labs keep apart, [`lab`] in which order all this happens, [`detached`]
-//! labs without a test, [`vault`], [`aws`], `kubernetes` and [`sts`] how tests talk to the servers.
+//! labs without a test, [`vault`], [`aws`], `kubernetes` and [`sts`] how tests talk to the servers,
+//! [`installation`] and [`operator`] how the operator is installed and run.
 
 pub mod aws;
 pub mod detached;
 mod error;
 mod files;
 mod folder;
+pub mod installation;
 mod keeper;
 mod kubernetes;
 pub mod lab;
+pub mod operator;
 mod pki;
 mod ports;
 mod server;
@@ -34,8 +37,10 @@ mod web;
 pub use aws::{Aws, Keys, Seeds, TrustPolicy, User};
 pub use error::{Error, Result};
 pub use folder::{Owner, Seen, SeenServer, find, is_alive, list};
+pub use installation::{Installation, Names};
 pub use keeper::child_entry;
 pub use lab::{Lab, Options, Parts};
+pub use operator::{Component, Operator};
 pub use server::Server;
 pub use sts::{StsFront, StsRequest};
 pub use toolchain::Toolchain;

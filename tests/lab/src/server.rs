@@ -128,21 +128,25 @@ impl Server {
 
     /// Asks it to end, and kills it if it has not within 5 s.
     pub async fn stop(&self) -> Result<()> {
-        const PATIENCE: Duration = Duration::from_secs(5);
+        self.stop_within(Duration::from_secs(5)).await.map(drop)
+    }
+
+    /// Asks it to end, and kills it if it has not by then: whether it ended by itself.
+    pub async fn stop_within(&self, patience: Duration) -> Result<bool> {
         if self.signal(Signal::TERM).is_err() {
-            return Ok(());
+            return Ok(true);
         }
         // A frozen process does not hear TERM.
         let _ = self.signal(Signal::CONT);
         let begun = Instant::now();
         while self.is_alive() {
-            if begun.elapsed() > PATIENCE {
-                return self.kill9().await;
+            if begun.elapsed() > patience {
+                return self.kill9().await.map(|()| false);
             }
             tokio::time::sleep(LOOK).await;
         }
         self.forget();
-        Ok(())
+        Ok(true)
     }
 
     /// Kills it, as a crash or a lost node would. Nothing is flushed.

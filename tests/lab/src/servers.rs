@@ -246,6 +246,7 @@ impl Layout {
                 ("STATE_DIR".to_owned(), state.clone().into()),
             ],
             folder: Some(state),
+            only_this_env: false,
         };
         let ready = Ready {
             url: format!("{}/_ministack/health", self.aws_url()),

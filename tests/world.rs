@@ -1,2 +1,0 @@
-//! Tests on real servers.
-fn main() {}
