@@ -97,7 +97,7 @@ impl Fault for Mismatch {
 }
 
 /// `auth` as it stands in an answer: Vault leaves `token_policies` out when there are none.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 pub(crate) struct Auth {
     #[serde(default)]
     client_token: Option<Redacted<String>>,
