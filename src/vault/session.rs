@@ -93,20 +93,12 @@ pub fn next_move(lease: &Lease, now: Instant) -> Move {
         return Move::LogIn;
     }
     if !lease.renewable {
-        return if age >= lease.duration * 2 / 3 {
-            Move::LogIn
-        } else {
-            Move::Use
-        };
+        return if age >= lease.duration * 2 / 3 { Move::LogIn } else { Move::Use };
     }
     // 0 to 1023 parts of a tenth of the life.
     let parts = u32::try_from(lease.seed % 1024).unwrap_or_default();
     let jitter = lease.duration / 10 * parts / 1024;
-    if age >= lease.duration / 2 + jitter {
-        Move::Renew
-    } else {
-        Move::Use
-    }
+    if age >= lease.duration / 2 + jitter { Move::Renew } else { Move::Use }
 }
 
 /// A login in use. Cloning shares it.
@@ -154,10 +146,7 @@ impl Session {
 
     /// What the token is worth now.
     pub fn lease(&self) -> Lease {
-        Lease {
-            uses_left: self.0.caller.uses_left(),
-            ..*lock(&self.0.lease)
-        }
+        Lease { uses_left: self.0.caller.uses_left(), ..*lock(&self.0.lease) }
     }
 
     fn next_move(&self, now: Instant) -> Move {
@@ -170,13 +159,7 @@ impl Session {
     /// Takes over what a renewal gave.
     fn renewed(&self, renewal: &Login, now: Instant) {
         let mut lease = lock(&self.0.lease);
-        *lease = after_renewal(
-            &lease,
-            self.0.login.lease,
-            renewal.lease,
-            renewal.renewable,
-            now,
-        );
+        *lease = after_renewal(&lease, self.0.login.lease, renewal.lease, renewal.renewable, now);
     }
 }
 
@@ -190,12 +173,7 @@ fn after_renewal(
     now: Instant,
 ) -> Lease {
     let shortened = duration + Duration::from_secs(1) < first;
-    Lease {
-        granted: now,
-        duration,
-        renewable: renewable && !shortened,
-        ..*lease
-    }
+    Lease { granted: now, duration, renewable: renewable && !shortened, ..*lease }
 }
 
 /// Why there is no session.
@@ -407,9 +385,8 @@ impl<K: Eq + Hash + Clone, E: Fault> Sessions<K, E> {
         self.closing.store(true, Ordering::SeqCst);
         let slots: Vec<_> = lock(&self.slots).drain().map(|(_, slot)| slot).collect();
         let sessions = slots.into_iter().filter_map(|slot| slot.take());
-        let all = stream::iter(sessions).for_each_concurrent(REVOKING, |session| async move {
-            end(session.caller()).await
-        });
+        let all = stream::iter(sessions)
+            .for_each_concurrent(REVOKING, |session| async move { end(session.caller()).await });
         // What is not revoked in time ends with its lease.
         let _ = timeout(REVOKE, all).await;
     }
@@ -459,12 +436,7 @@ fn make_room<K: Eq + Hash + Clone, E: Fault>(slots: &mut HashMap<K, Arc<Slot<E>>
 
 impl<E: Fault> Slot<E> {
     fn new(tick: u64) -> Self {
-        let state = State {
-            session: None,
-            generation: 0,
-            failed: None,
-            replaced: None,
-        };
+        let state = State { session: None, generation: 0, failed: None, replaced: None };
         Self {
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::new(()),
@@ -475,10 +447,7 @@ impl<E: Fault> Slot<E> {
     /// The session, unless it is at its end.
     fn usable(&self, now: Instant) -> Option<Session> {
         let state = lock(&self.state);
-        state
-            .session
-            .clone()
-            .filter(|session| session.next_move(now) != Move::LogIn)
+        state.session.clone().filter(|session| session.next_move(now) != Move::LogIn)
     }
 
     fn recent_failure(&self, now: Instant) -> Option<Arc<E>> {
@@ -493,18 +462,10 @@ impl<E: Fault> Slot<E> {
         let pause = state.failed.as_ref().map_or(BACKOFF, |last| {
             // A failure long after the last one is a new one.
             let fresh = now.saturating_duration_since(last.until) < LONGEST_BACKOFF * 10;
-            if fresh {
-                (last.pause * 2).min(LONGEST_BACKOFF)
-            } else {
-                BACKOFF
-            }
+            if fresh { (last.pause * 2).min(LONGEST_BACKOFF) } else { BACKOFF }
         });
         let error = Arc::new(error);
-        state.failed = Some(Failed {
-            error: Arc::clone(&error),
-            until: now + pause,
-            pause,
-        });
+        state.failed = Some(Failed { error: Arc::clone(&error), until: now + pause, pause });
         error
     }
 
@@ -533,9 +494,7 @@ impl<E: Fault> Slot<E> {
         }
         // One that ran out of uses is at its end by design.
         let used_up = session.lease().uses_left.is_some_and(|left| left <= 1);
-        let recently = state
-            .replaced
-            .is_some_and(|at| now.saturating_duration_since(at) < RELOGIN);
+        let recently = state.replaced.is_some_and(|at| now.saturating_duration_since(at) < RELOGIN);
         if recently && !used_up {
             return false;
         }
@@ -653,13 +612,7 @@ mod tests {
     }
 
     fn lease(now: Instant) -> Lease {
-        Lease {
-            granted: now,
-            duration: seconds(600),
-            renewable: true,
-            uses_left: None,
-            seed: 0,
-        }
+        Lease { granted: now, duration: seconds(600), renewable: true, uses_left: None, seed: 0 }
     }
 
     #[test]
@@ -677,10 +630,7 @@ mod tests {
     #[test]
     fn renewals_are_spread_over_a_tenth_of_the_life() {
         let now = Instant::now();
-        let late = Lease {
-            seed: 1023,
-            ..lease(now)
-        };
+        let late = Lease { seed: 1023, ..lease(now) };
         assert_eq!(next_move(&late, now + seconds(300)), Move::Use);
         assert_eq!(next_move(&late, now + seconds(360)), Move::Renew);
     }
@@ -688,10 +638,7 @@ mod tests {
     #[test]
     fn a_token_that_cannot_be_renewed_is_replaced_at_two_thirds() {
         let now = Instant::now();
-        let batch = Lease {
-            renewable: false,
-            ..lease(now)
-        };
+        let batch = Lease { renewable: false, ..lease(now) };
         assert_eq!(next_move(&batch, now + seconds(399)), Move::Use);
         assert_eq!(next_move(&batch, now + seconds(400)), Move::LogIn);
     }
@@ -699,15 +646,7 @@ mod tests {
     #[test]
     fn the_last_use_is_kept_for_the_revocation() {
         let now = Instant::now();
-        let with = |uses| {
-            next_move(
-                &Lease {
-                    uses_left: Some(uses),
-                    ..lease(now)
-                },
-                now,
-            )
-        };
+        let with = |uses| next_move(&Lease { uses_left: Some(uses), ..lease(now) }, now);
         assert_eq!(with(2), Move::Use);
         assert_eq!(with(1), Move::LogIn);
     }
@@ -715,10 +654,7 @@ mod tests {
     #[test]
     fn a_token_without_an_end_is_used_for_ever() {
         let now = Instant::now();
-        let root = Lease {
-            duration: Duration::ZERO,
-            ..lease(now)
-        };
+        let root = Lease { duration: Duration::ZERO, ..lease(now) };
         assert_eq!(next_move(&root, now + seconds(1 << 30)), Move::Use);
         assert_eq!(root.expires(), None);
     }
@@ -726,10 +662,7 @@ mod tests {
     #[test]
     fn a_short_lease_has_a_short_margin() {
         let now = Instant::now();
-        let short = Lease {
-            duration: seconds(10),
-            ..lease(now)
-        };
+        let short = Lease { duration: seconds(10), ..lease(now) };
         assert_eq!(next_move(&short, now + seconds(8)), Move::Renew);
         assert_eq!(next_move(&short, now + seconds(9)), Move::LogIn);
     }
@@ -755,10 +688,7 @@ mod tests {
             .await;
         assert!(all.iter().all(Result::is_ok));
         assert_eq!(logins.count(), 1);
-        sessions
-            .get(&"other", &client, logins.succeed(600), fine)
-            .await
-            .unwrap();
+        sessions.get(&"other", &client, logins.succeed(600), fine).await.unwrap();
         assert_eq!(logins.count(), 2);
     }
 
@@ -770,10 +700,7 @@ mod tests {
             .buffer_unordered(1000)
             .collect::<Vec<_>>()
             .await;
-        assert!(
-            all.iter()
-                .all(|outcome| matches!(outcome, Err(Failure::Login(_))))
-        );
+        assert!(all.iter().all(|outcome| matches!(outcome, Err(Failure::Login(_)))));
         assert_eq!(logins.count(), 1);
         // One caller each tenth of a second for two minutes.
         for _ in 0..1200 {
@@ -782,10 +709,7 @@ mod tests {
         }
         assert!((7..=11).contains(&logins.count()), "{}", logins.count());
         advance(LONGEST_BACKOFF).await;
-        sessions
-            .get(&"web", &client, logins.succeed(600), fine)
-            .await
-            .unwrap();
+        sessions.get(&"web", &client, logins.succeed(600), fine).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
@@ -793,64 +717,35 @@ mod tests {
         let (sessions, client, logins) = (Sessions::new(), nobody(), Logins::default());
         let _ = sessions.get(&"web", &client, logins.fail(), fine).await;
         sessions.forgive(&"web");
-        assert!(
-            sessions
-                .get(&"web", &client, logins.succeed(600), fine)
-                .await
-                .is_ok()
-        );
+        assert!(sessions.get(&"web", &client, logins.succeed(600), fine).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_login_that_is_given_up_leaves_the_turn_to_the_next() {
         let (sessions, client, logins) = (Sessions::new(), nobody(), Logins::default());
-        let given_up = timeout(
-            Duration::from_millis(10),
-            sessions.get(&"web", &client, logins.fail(), fine),
-        );
+        let given_up =
+            timeout(Duration::from_millis(10), sessions.get(&"web", &client, logins.fail(), fine));
         assert!(given_up.await.is_err());
-        assert!(
-            sessions
-                .get(&"web", &client, logins.succeed(600), fine)
-                .await
-                .is_ok()
-        );
+        assert!(sessions.get(&"web", &client, logins.succeed(600), fine).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_session_at_its_end_is_replaced() {
         let (sessions, client, logins) = (Sessions::new(), nobody(), Logins::default());
-        let first = sessions
-            .get(&"web", &client, logins.succeed(600), fine)
-            .await
-            .unwrap();
+        let first = sessions.get(&"web", &client, logins.succeed(600), fine).await.unwrap();
         advance(seconds(399)).await;
-        let same = sessions
-            .get(&"web", &client, logins.succeed(600), fine)
-            .await
-            .unwrap();
+        let same = sessions.get(&"web", &client, logins.succeed(600), fine).await.unwrap();
         assert_eq!(first.login().accessor, same.login().accessor);
         advance(seconds(2)).await;
-        let next = sessions
-            .get(&"web", &client, logins.succeed(600), fine)
-            .await
-            .unwrap();
+        let next = sessions.get(&"web", &client, logins.succeed(600), fine).await.unwrap();
         assert_eq!(next.login().accessor, "accessor-2");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_renewal_that_vault_does_not_answer_leaves_the_token_in_use() {
         let (sessions, client) = (Sessions::<_, NoLogin>::new(), nobody());
-        let renewable = async {
-            Ok(Login {
-                renewable: true,
-                ..login(1, 600)
-            })
-        };
-        sessions
-            .get(&"web", &client, renewable, fine)
-            .await
-            .unwrap();
+        let renewable = async { Ok(Login { renewable: true, ..login(1, 600) }) };
+        sessions.get(&"web", &client, renewable, fine).await.unwrap();
         advance(seconds(400)).await;
         let never = async { panic!("no login is due") };
         assert!(sessions.get(&"web", &client, never, fine).await.is_ok());
@@ -859,27 +754,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_dead_session_is_replaced_once_in_thirty_seconds() {
         let (sessions, client, logins) = (Sessions::new(), nobody(), Logins::default());
-        let first = sessions
-            .get(&"web", &client, logins.succeed(600), fine)
-            .await
-            .unwrap();
+        let first = sessions.get(&"web", &client, logins.succeed(600), fine).await.unwrap();
         assert!(sessions.invalidate(&"web", &first));
-        let second = sessions
-            .get(&"web", &client, logins.succeed(600), fine)
-            .await
-            .unwrap();
-        assert!(
-            sessions.invalidate(&"web", &first),
-            "the first is replaced already: try again"
-        );
-        assert!(
-            !sessions.invalidate(&"web", &second),
-            "a third login would meet the same answer"
-        );
-        let still = sessions
-            .get(&"web", &client, logins.succeed(600), fine)
-            .await
-            .unwrap();
+        let second = sessions.get(&"web", &client, logins.succeed(600), fine).await.unwrap();
+        assert!(sessions.invalidate(&"web", &first), "the first is replaced already: try again");
+        assert!(!sessions.invalidate(&"web", &second), "a third login would meet the same answer");
+        let still = sessions.get(&"web", &client, logins.succeed(600), fine).await.unwrap();
         assert_eq!(still.login().accessor, second.login().accessor);
         advance(RELOGIN).await;
         assert!(sessions.invalidate(&"web", &second));
@@ -890,12 +770,7 @@ mod tests {
     async fn a_used_up_session_may_be_replaced_at_any_time() {
         let (sessions, client) = (Sessions::<_, NoLogin>::new(), nobody());
         for number in 1..5 {
-            let limited = async {
-                Ok(Login {
-                    num_uses: 1,
-                    ..login(number, 600)
-                })
-            };
+            let limited = async { Ok(Login { num_uses: 1, ..login(number, 600) }) };
             let session = sessions.get(&"web", &client, limited, fine).await.unwrap();
             assert_eq!(session.login().accessor, format!("accessor-{number}"));
             assert!(sessions.invalidate(&"web", &session));
@@ -906,17 +781,10 @@ mod tests {
     async fn a_login_that_is_not_what_was_meant_gives_no_session() {
         let (sessions, client, logins) = (Sessions::new(), nobody(), Logins::default());
         let refuse = |_: &Login| Err(NoLogin);
-        let outcome = sessions
-            .get(&"web", &client, logins.succeed(600), refuse)
-            .await;
+        let outcome = sessions.get(&"web", &client, logins.succeed(600), refuse).await;
         assert!(matches!(outcome, Err(Failure::Login(_))));
-        let again = sessions
-            .get(&"web", &client, logins.succeed(600), fine)
-            .await;
-        assert!(
-            matches!(again, Err(Failure::Login(_))),
-            "the refusal holds for a moment"
-        );
+        let again = sessions.get(&"web", &client, logins.succeed(600), fine).await;
+        assert!(matches!(again, Err(Failure::Login(_))), "the refusal holds for a moment");
         assert_eq!(logins.count(), 1);
     }
 
@@ -924,27 +792,17 @@ mod tests {
     async fn shutdown_forbids_logins_and_ends_those_under_way() {
         let (sessions, client) = (Arc::new(Sessions::new()), nobody());
         let logins = Arc::new(Logins::default());
-        sessions
-            .get(&"old", &client, logins.succeed(600), fine)
-            .await
-            .unwrap();
+        sessions.get(&"old", &client, logins.succeed(600), fine).await.unwrap();
         let under_way = tokio::spawn({
             let (sessions, client, logins) = (sessions.clone(), client.clone(), logins.clone());
-            async move {
-                sessions
-                    .get(&"new", &client, logins.succeed(600), fine)
-                    .await
-                    .map(drop)
-            }
+            async move { sessions.get(&"new", &client, logins.succeed(600), fine).await.map(drop) }
         });
         sleep(Duration::from_millis(10)).await;
         let start = Instant::now();
         sessions.shutdown().await;
         assert!(start.elapsed() <= REVOKE);
         assert!(matches!(under_way.await.unwrap(), Err(Failure::Closing)));
-        let late = sessions
-            .get(&"late", &client, logins.succeed(600), fine)
-            .await;
+        let late = sessions.get(&"late", &client, logins.succeed(600), fine).await;
         assert!(matches!(late, Err(Failure::Closing)));
         assert_eq!(logins.count(), 2);
     }
@@ -954,22 +812,13 @@ mod tests {
         let (sessions, client) = (Sessions::<u32, NoLogin>::with_capacity(3), nobody());
         let logins = Logins::default();
         for key in [1, 2, 3, 1, 4] {
-            sessions
-                .get(&key, &client, logins.succeed(600), fine)
-                .await
-                .unwrap();
+            sessions.get(&key, &client, logins.succeed(600), fine).await.unwrap();
         }
         assert_eq!(sessions.len(), 3);
         assert_eq!(logins.count(), 4);
-        sessions
-            .get(&1, &client, logins.succeed(600), fine)
-            .await
-            .unwrap();
+        sessions.get(&1, &client, logins.succeed(600), fine).await.unwrap();
         assert_eq!(logins.count(), 4, "1 was used again before 4 came");
-        sessions
-            .get(&2, &client, logins.succeed(600), fine)
-            .await
-            .unwrap();
+        sessions.get(&2, &client, logins.succeed(600), fine).await.unwrap();
         assert_eq!(logins.count(), 5, "2 had to go");
     }
 }
