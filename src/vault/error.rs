@@ -188,8 +188,9 @@ pub enum Cause {
         /// Vault's text.
         message: String,
     },
-    /// Not sent: the last requests to this address failed, and it is not yet time for a probe.
-    #[error("not sent, as the last requests failed: {cause}")]
+    /// Not sent: the last requests to this address failed, and it is not yet time for a probe. It
+    /// reads like the failure that opened the circuit, so that a condition does not flap between.
+    #[error("{cause}")]
     CircuitOpen {
         /// Why the last requests failed.
         cause: Box<Cause>,
