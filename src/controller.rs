@@ -1,3 +1,744 @@
 //! The shell around each kind: watch, finalizer, one pass, report, requeue. Knows no kind.
+//!
+//! ```text
+//! watch ──▶ queue ──▶ pass: finalizer, apply or cleanup ──▶ report: status, events, metrics
+//!   ▲          ▲                                              │
+//!   │      triggers (what a resource depends on changed)      ▼
+//!   └── API server                                   schedule: when to look again
+//! ```
+//!
+//! kube's `Controller` is not used: it does not tell of deletions, has one queue without priorities
+//! and an entry of its own for each predicate. What is left without it is [`run`], one task that
+//! owns a queue and starts passes.
 
+use std::{
+    any::Any,
+    collections::HashMap,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant as Clock},
+};
+
+use futures::{FutureExt, Stream, StreamExt};
+use jiff::Timestamp;
+use kube::{
+    Resource,
+    api::{Patch, PatchParams},
+    core::{ObjectMeta, Request, object::HasStatus},
+    runtime::reflector::ObjectRef,
+};
+use serde_json::json;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+pub mod condition;
 pub mod pass;
+mod queue;
+pub mod report;
+pub mod schedule;
+pub mod watch;
+
+use self::{
+    condition::READY,
+    pass::{Cleanup, Next, Outcome, Reconcile, Status},
+    queue::{Queue, Urgency},
+    report::{Failure, MANAGER, Reporter, Written, judge},
+    watch::{Event, Kind, Store, Watched, reference},
+};
+use crate::{
+    fault::{Retry, chain},
+    telemetry::Pulse,
+};
+
+/// The reason of a pass that did not end in time.
+pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
+/// The reason of a pass that panicked: a mistake in this program.
+pub const INTERNAL_ERROR: &str = "InternalError";
+/// The reason of a pass that could not set or take away its finalizer.
+pub const KUBERNETES_ERROR: &str = "KubernetesError";
+
+/// How long running passes have to end after a stop was asked for.
+const DRAIN: Duration = Duration::from_secs(20);
+/// How long the finalizer may take to be written.
+const FINALIZER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the loop may rest before it gives a sign of life.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// What every controller is given.
+#[derive(Clone)]
+pub struct Shell {
+    /// Where reports go, and the client that writes them.
+    pub reporter: Reporter,
+    /// Passes of one kind that run at once, at least 1.
+    pub concurrency: usize,
+    /// How long one pass may take.
+    pub deadline: Duration,
+    /// Ends the controllers.
+    pub shutdown: CancellationToken,
+    /// The sign of life of this controller's loop.
+    pub pulse: Pulse,
+}
+
+/// Looks at every resource of a kind, again and again, until `shell.shutdown`: when it was created,
+/// when its generation, its annotations or its deletion changed, when `triggers` names it, and when
+/// its last pass asked for it. One resource is never looked at twice at once.
+pub async fn run<R: Reconcile>(
+    reconciler: Arc<R>,
+    resources: &Watched<R::Resource>,
+    triggers: impl Stream<Item = ObjectRef<R::Resource>> + Send,
+    shell: Shell,
+) {
+    let mut triggers = pin!(triggers.fuse());
+    let mut listing = pin!(resources.ready());
+    while timeout(BEAT, &mut listing).await.is_err() {
+        shell.pulse.beat();
+        if shell.shutdown.is_cancelled() {
+            return;
+        }
+    }
+    // First subscribe, then read: a change in between is told and not lost.
+    let mut changes = resources.subscribe();
+    let mut desk = Desk {
+        kind: R::Resource::kind(&()).into_owned(),
+        store: resources.store(),
+        queue: Queue::new(),
+        known: HashMap::new(),
+        passes: JoinSet::new(),
+        reconciler,
+        shell,
+    };
+    desk.open();
+    while !desk.shell.shutdown.is_cancelled() {
+        desk.shell.pulse.beat();
+        desk.start_due();
+        let wake = desk.wake_at();
+        tokio::select! {
+            () = desk.shell.shutdown.cancelled() => {}
+            batch = changes.next() => batch.into_iter().for_each(|event| desk.changed(&event)),
+            Some(object) = triggers.next() => desk.woken(&object),
+            Some(ended) = desk.passes.join_next(), if !desk.passes.is_empty() => {
+                if let Ok(ended) = ended {
+                    desk.ended(ended);
+                }
+            }
+            () = sleep_until(wake) => {}
+        }
+    }
+    desk.close().await;
+}
+
+/// One controller's state. Only its own task touches it.
+struct Desk<R: Reconcile> {
+    kind: String,
+    store: Store<R::Resource>,
+    queue: Queue<ObjectRef<R::Resource>>,
+    known: HashMap<ObjectRef<R::Resource>, Memory<R::Resource>>,
+    passes: JoinSet<Ended<R::Resource>>,
+    reconciler: Arc<R>,
+    shell: Shell,
+}
+
+/// What is remembered of a resource from pass to pass.
+struct Memory<K> {
+    generation: Option<i64>,
+    /// Failures in a row.
+    attempts: u32,
+    /// The resource as the last pass left it, as long as the watch has not caught up: a pass that
+    /// starts from an older status would write, or do, something twice.
+    written: Option<Arc<K>>,
+}
+
+impl<K> Default for Memory<K> {
+    fn default() -> Self {
+        Self { generation: None, attempts: 0, written: None }
+    }
+}
+
+/// How a pass ended.
+struct Ended<K: Kind> {
+    object: ObjectRef<K>,
+    uid: String,
+    /// The resource as the pass left it, if it wrote to it.
+    written: Option<Box<K>>,
+    /// When to look again; `None`: there is nothing left to look at.
+    next: Option<Next>,
+}
+
+impl<R: Reconcile> Desk<R> {
+    /// Queues what is there at the start.
+    fn open(&mut self) {
+        let (now, clock) = (Timestamp::now(), Instant::now());
+        for resource in self.store.state() {
+            let object = reference(&*resource);
+            match at_rest(&*self.reconciler, &resource) {
+                Some(interval) => {
+                    let uid = resource.meta().uid.as_deref().unwrap_or_default();
+                    let conditions = resource.status().map(Status::conditions).unwrap_or_default();
+                    self.shell.reporter.metrics().reported(&self.kind, uid, conditions);
+                    let tick = schedule::until_tick(interval, uid, now);
+                    self.queue.add(&object, Urgency::Routine, clock + tick);
+                }
+                None => self.queue.add(&object, Urgency::Changed, clock),
+            }
+        }
+    }
+
+    fn changed(&mut self, event: &Event<R::Resource>) {
+        let Event { object, old, new } = event;
+        let replaced = match (old, new) {
+            (Some(old), Some(new)) => old.meta().uid != new.meta().uid,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if let Some(old) = old.as_ref().filter(|_| replaced) {
+            self.forget(object, old);
+        }
+        let Some(new) = new else { return };
+        if let Some(memory) = self.known.get_mut(object)
+            && memory.written.as_ref().is_some_and(|written| !is_older(new.meta(), written.meta()))
+        {
+            memory.written = None; // The watch has caught up.
+        }
+        let is_news = replaced || old.as_ref().is_none_or(|old| concerns(old.meta(), new.meta()));
+        if is_news {
+            self.queue.add(object, Urgency::Changed, Instant::now());
+        }
+    }
+
+    fn woken(&mut self, object: &ObjectRef<R::Resource>) {
+        if self.store.fetch(object).is_some() {
+            self.queue.add(object, Urgency::Woken, Instant::now());
+        }
+    }
+
+    fn forget(&mut self, object: &ObjectRef<R::Resource>, gone: &R::Resource) {
+        self.queue.forget(object);
+        self.known.remove(object);
+        let uid = gone.meta().uid.as_deref().unwrap_or_default();
+        self.shell.reporter.metrics().forgotten(&self.kind, uid);
+        self.reconciler.forget(object.namespace.as_deref(), &object.name);
+    }
+
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        while self.queue.running() < self.shell.concurrency.max(1)
+            && let Some(object) = self.queue.take(now)
+        {
+            let Some(stored) = self.store.fetch(&object) else {
+                self.queue.ended(&object);
+                continue;
+            };
+            let memory = self.known.entry(object.clone()).or_default();
+            let resource = match &memory.written {
+                Some(written) if is_older(stored.meta(), written.meta()) => Arc::clone(written),
+                _ => stored,
+            };
+            if memory.generation != resource.meta().generation {
+                memory.generation = resource.meta().generation;
+                memory.attempts = 0;
+            }
+            let pass = Pass {
+                reconciler: Arc::clone(&self.reconciler),
+                reporter: self.shell.reporter.clone(),
+                deadline: self.shell.deadline,
+                now: Timestamp::now(),
+            };
+            self.passes.spawn(pass.run(object, resource));
+        }
+        self.shell.reporter.metrics().passes_running(&self.kind, self.queue.running());
+    }
+
+    fn wake_at(&self) -> Instant {
+        let beat = Instant::now() + BEAT;
+        if self.queue.running() >= self.shell.concurrency.max(1) {
+            return beat; // Nothing can start before a pass ends.
+        }
+        self.queue.next_due().map_or(beat, |due| due.min(beat))
+    }
+
+    fn ended(&mut self, ended: Ended<R::Resource>) {
+        let Ended { object, uid, written, next } = ended;
+        self.queue.ended(&object);
+        let current = self.store.fetch(&object);
+        if current.as_ref().is_none_or(|resource| resource.meta().uid.as_deref() != Some(&*uid)) {
+            // It went, or was replaced, while the pass ran: forget what the pass remembered of it.
+            self.known.remove(&object);
+            self.shell.reporter.metrics().forgotten(&self.kind, &uid);
+            if current.is_none() {
+                self.reconciler.forget(object.namespace.as_deref(), &object.name);
+            }
+            return;
+        }
+        let memory = self.known.entry(object.clone()).or_default();
+        if let (Some(written), Some(stored)) = (written, current)
+            && is_older(stored.meta(), written.meta())
+        {
+            memory.written = Some(Arc::from(written));
+        }
+        let Some(next) = next else { return };
+        let delay = schedule::delay(next, &uid, memory.attempts, Timestamp::now());
+        let urgency = match next {
+            Next::Tick(_) | Next::WhenChanged | Next::Retry(Retry::WhenChanged) => Urgency::Routine,
+            // Something that fails again and again can wait for the others.
+            Next::In(_) | Next::Retry(_) if memory.attempts < 3 => Urgency::Woken,
+            Next::In(_) | Next::Retry(_) => Urgency::Routine,
+        };
+        memory.attempts = match next {
+            Next::Retry(_) => memory.attempts.saturating_add(1),
+            Next::Tick(_) | Next::In(_) | Next::WhenChanged => 0,
+        };
+        self.queue.add(&object, urgency, Instant::now() + delay);
+    }
+
+    /// Lets running passes end, within bounds.
+    async fn close(mut self) {
+        let drained = timeout(DRAIN, async {
+            while self.passes.join_next().await.is_some() {
+                self.shell.pulse.beat();
+            }
+        });
+        if drained.await.is_err() {
+            let left = self.passes.len();
+            tracing::warn!(kind = self.kind, left, "passes did not end in time, broken off");
+            self.passes.shutdown().await;
+        }
+    }
+}
+
+/// One look at one resource.
+struct Pass<R> {
+    reconciler: Arc<R>,
+    reporter: Reporter,
+    deadline: Duration,
+    now: Timestamp,
+}
+
+/// The pass metric's label, the resource as it was written, when to look again.
+type Told<K> = (&'static str, Option<Box<K>>, Option<Next>);
+
+/// What became of a change to the list of finalizers.
+enum Finalizer<K> {
+    Stands,
+    Changed(Box<K>),
+    /// Somebody else changed the resource meanwhile.
+    Outrun,
+    Gone,
+}
+
+impl<R: Reconcile> Pass<R> {
+    /// Runs to the end whatever happens: a panic ends this pass and nothing else.
+    async fn run(
+        self,
+        object: ObjectRef<R::Resource>,
+        resource: Arc<R::Resource>,
+    ) -> Ended<R::Resource> {
+        let began = Clock::now();
+        let kind = R::Resource::kind(&());
+        let uid = resource.meta().uid.clone().unwrap_or_default();
+        let looked = AssertUnwindSafe(self.look(&object, &resource)).catch_unwind().await;
+        let (result, written, next) = looked.unwrap_or_else(|panic| {
+            tracing::error!(%kind, %object, panic = said(&*panic), "the report of a pass panicked");
+            ("panicked", None, Some(Next::Retry(Retry::Slowly)))
+        });
+        self.reporter.metrics().pass_ended(&kind, result, began.elapsed());
+        Ended { object, uid, written, next }
+    }
+
+    async fn look(
+        &self,
+        object: &ObjectRef<R::Resource>,
+        resource: &R::Resource,
+    ) -> Told<R::Resource> {
+        if resource.meta().deletion_timestamp.is_some() {
+            return self.let_go(object, resource).await;
+        }
+        // Before the first apply: what it leaves outside must not outlive the resource.
+        match self.finalizer(resource, true).await {
+            Ok(Finalizer::Stands) => {
+                let verdict = self.within(self.reconciler.apply(resource, self.now)).await;
+                self.tell(object, resource, verdict, None).await
+            }
+            Ok(Finalizer::Changed(changed)) => {
+                let verdict = self.within(self.reconciler.apply(&changed, self.now)).await;
+                let resource = changed.clone();
+                self.tell(object, &resource, verdict, Some(changed)).await
+            }
+            Ok(Finalizer::Outrun) => outrun(),
+            Ok(Finalizer::Gone) => ("gone", None, None),
+            Err(failure) => self.tell(object, resource, Err(failure), None).await,
+        }
+    }
+
+    /// The resource is being deleted.
+    async fn let_go(
+        &self,
+        object: &ObjectRef<R::Resource>,
+        resource: &R::Resource,
+    ) -> Told<R::Resource> {
+        if !has_finalizer::<R>(resource.meta()) {
+            return ("gone", None, None); // Others may still hold it; nothing of ours is left.
+        }
+        let verdict = match self.within(self.reconciler.cleanup(resource, self.now)).await {
+            Err(failure) => Err(failure),
+            Ok(Cleanup::NotYet(outcome)) => Ok(outcome),
+            Ok(Cleanup::Done(note)) => {
+                let notes: Vec<_> = note.into_iter().collect();
+                match self.finalizer(resource, false).await {
+                    Err(failure) => Err(failure),
+                    Ok(Finalizer::Outrun) => return outrun(),
+                    Ok(Finalizer::Changed(_) | Finalizer::Stands | Finalizer::Gone) => {
+                        self.reporter.notes(resource, &notes, self.now).await;
+                        return ("released", None, None);
+                    }
+                }
+            }
+        };
+        self.tell(object, resource, verdict, None).await
+    }
+
+    /// The kind's part: under the deadline, and with its panics caught.
+    async fn within<T, E: Into<Failure>>(
+        &self,
+        part: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Failure> {
+        match timeout(self.deadline, AssertUnwindSafe(part).catch_unwind()).await {
+            Ok(Ok(verdict)) => verdict.map_err(Into::into),
+            Ok(Err(panic)) => {
+                tracing::error!(panic = said(&*panic), "a pass panicked");
+                Err(Failure {
+                    reason: INTERNAL_ERROR,
+                    message: "a mistake in the operator ended the pass, see its log".to_owned(),
+                    retry: Retry::Slowly,
+                    shared: false,
+                })
+            }
+            Err(_) => Err(Failure {
+                reason: DEADLINE_EXCEEDED,
+                message: format!("the pass did not end within {}s", self.deadline.as_secs()),
+                retry: Retry::Soon,
+                shared: false,
+            }),
+        }
+    }
+
+    /// Tells what was found: status first, since it is what others act on.
+    async fn tell(
+        &self,
+        object: &ObjectRef<R::Resource>,
+        resource: &R::Resource,
+        verdict: Result<Outcome<R::Status>, Failure>,
+        written: Option<Box<R::Resource>>,
+    ) -> Told<R::Resource> {
+        let kind = R::Resource::kind(&());
+        let unknown = R::Status::default();
+        let stands = resource.status();
+        let previous = stands.unwrap_or(&unknown);
+        let generation = resource.meta().generation.unwrap_or_default();
+        let report = judge(verdict, previous, generation, self.now);
+        if let Some(ready) = condition::find(report.status.conditions(), READY)
+            && report.result == "failed"
+        {
+            // Once aloud, then only for those who look closely.
+            let error = &ready.message;
+            if report.notes.is_empty() {
+                tracing::debug!(%kind, %object, reason = ready.reason, error, "pass failed again");
+            } else {
+                tracing::warn!(%kind, %object, reason = ready.reason, error, "pass failed");
+            }
+        }
+        match self.reporter.status(resource, stands, &report.status).await {
+            Ok(Written::Unchanged) => {
+                self.reporter.notes(resource, &report.notes, self.now).await;
+                (report.result, written, Some(report.next))
+            }
+            Ok(Written::Changed(mut current)) => {
+                current.meta_mut().managed_fields = None;
+                self.reporter.notes(resource, &report.notes, self.now).await;
+                (report.result, Some(current), Some(report.next))
+            }
+            Ok(Written::Gone) => {
+                self.reporter
+                    .metrics()
+                    .forgotten(&kind, resource.meta().uid.as_deref().unwrap_or(""));
+                ("gone", None, None)
+            }
+            Err(error) => {
+                tracing::warn!(%kind, %object, error = chain(&error), "report failed");
+                ("unreported", written, Some(Next::Retry(Retry::Soon)))
+            }
+        }
+    }
+
+    /// Sets our finalizer, or takes it away, unless it stands so already or the kind has none. The
+    /// patch names the version it was made from: the list is replaced whole, and somebody else's
+    /// finalizer must not be lost.
+    async fn finalizer(
+        &self,
+        resource: &R::Resource,
+        wanted: bool,
+    ) -> Result<Finalizer<R::Resource>, Failure> {
+        let Some(ours) = R::FINALIZER else { return Ok(Finalizer::Stands) };
+        let meta = resource.meta();
+        if has_finalizer::<R>(meta) == wanted {
+            return Ok(Finalizer::Stands);
+        }
+        let mut finalizers = meta.finalizers.clone().unwrap_or_default();
+        finalizers.retain(|finalizer| finalizer != ours);
+        if wanted {
+            finalizers.push(ours.to_owned());
+        }
+        let patch = Patch::Merge(json!({
+            "metadata": {"finalizers": finalizers, "resourceVersion": meta.resource_version, "uid": meta.uid}
+        }));
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() };
+        let name = meta.name.as_deref().unwrap_or_default();
+        let request = Request::new(R::Resource::url_path(&(), meta.namespace.as_deref()))
+            .patch(name, &params, &patch)
+            .map_err(|error| unreachable_kubernetes(chain(&error)))?;
+        let answer = self.reporter.client().request::<R::Resource>(request);
+        match timeout(FINALIZER_TIMEOUT, answer).await {
+            Ok(Ok(mut changed)) => {
+                changed.meta_mut().managed_fields = None;
+                Ok(Finalizer::Changed(Box::new(changed)))
+            }
+            Ok(Err(kube::Error::Api(said))) if said.code == 404 => Ok(Finalizer::Gone),
+            Ok(Err(kube::Error::Api(said))) if said.code == 409 => Ok(Finalizer::Outrun),
+            Ok(Err(error)) => Err(unreachable_kubernetes(chain(&error))),
+            Err(_) => Err(unreachable_kubernetes("no answer".to_owned())),
+        }
+    }
+}
+
+/// The pass started from an old version: the watch will bring the new one in a moment.
+const fn outrun<K>() -> Told<K> {
+    ("outrun", None, Some(Next::Retry(Retry::Soon)))
+}
+
+fn unreachable_kubernetes(error: String) -> Failure {
+    Failure {
+        reason: KUBERNETES_ERROR,
+        message: format!("changing the finalizer: {error}"),
+        retry: Retry::Soon,
+        shared: false,
+    }
+}
+
+fn has_finalizer<R: Reconcile>(meta: &ObjectMeta) -> bool {
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+    R::FINALIZER.is_some_and(|ours| finalizers.iter().any(|finalizer| finalizer == ours))
+}
+
+/// The interval of a resource that, as it stands, needs no look before its tick.
+fn at_rest<R: Reconcile>(reconciler: &R, resource: &R::Resource) -> Option<Duration> {
+    let meta = resource.meta();
+    let ready = condition::find(resource.status()?.conditions(), READY)?;
+    let settled = ready.status == "True"
+        && ready.observed_generation == meta.generation
+        && meta.deletion_timestamp.is_none()
+        && (R::FINALIZER.is_none() || has_finalizer::<R>(meta));
+    if settled { reconciler.resting(resource) } else { None }
+}
+
+/// Whether the change is one that a pass could answer. Our own writes, to the status and to the
+/// finalizers, are not.
+fn concerns(old: &ObjectMeta, new: &ObjectMeta) -> bool {
+    old.generation != new.generation
+        || old.annotations != new.annotations
+        || old.deletion_timestamp != new.deletion_timestamp
+}
+
+/// Whether `one` is an older state of the same object than `other`. Versions of one kind can be
+/// compared as numbers; where they are none, what the watch says counts.
+fn is_older(one: &ObjectMeta, other: &ObjectMeta) -> bool {
+    let version = |meta: &ObjectMeta| meta.resource_version.as_deref()?.parse::<u64>().ok();
+    one.uid == other.uid && version(one).zip(version(other)).is_some_and(|(one, other)| one < other)
+}
+
+fn said(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(version: &str) -> ObjectMeta {
+        ObjectMeta {
+            uid: Some("u".to_owned()),
+            generation: Some(1),
+            resource_version: Some(version.to_owned()),
+            ..ObjectMeta::default()
+        }
+    }
+
+    mod kind {
+        //! A kind of the smallest size: only its types are used.
+
+        use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+        use schemars::JsonSchema;
+        use serde::{Deserialize, Serialize};
+
+        use super::*;
+
+        #[derive(
+            kube::CustomResource, Clone, Debug, Default, Deserialize, JsonSchema, Serialize,
+        )]
+        #[kube(group = "test.vaultaws.dev", version = "v1", kind = "Stone", namespaced)]
+        #[kube(status = "StoneStatus")]
+        pub(super) struct StoneSpec {}
+
+        #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+        pub(super) struct StoneStatus {
+            #[serde(default)]
+            conditions: Vec<Condition>,
+        }
+
+        impl Status for StoneStatus {
+            fn conditions(&self) -> &[Condition] {
+                &self.conditions
+            }
+
+            fn conclude(&mut self, conditions: Vec<Condition>, _: i64) {
+                self.conditions = conditions;
+            }
+        }
+
+        pub(super) struct Stones;
+
+        #[derive(Debug, thiserror::Error)]
+        #[error("a stone does not fail")]
+        pub(super) struct Never;
+
+        impl crate::fault::Fault for Never {
+            fn reason(&self) -> &'static str {
+                "Never"
+            }
+
+            fn retry(&self) -> Retry {
+                Retry::WhenChanged
+            }
+        }
+
+        impl Reconcile for Stones {
+            type Resource = Stone;
+            type Status = StoneStatus;
+            type Error = Never;
+
+            const FINALIZER: Option<&'static str> = Some("vaultaws.dev/cleanup");
+
+            async fn apply(&self, _: &Stone, _: Timestamp) -> Result<Outcome<StoneStatus>, Never> {
+                Err(Never)
+            }
+
+            async fn cleanup(
+                &self,
+                _: &Stone,
+                _: Timestamp,
+            ) -> Result<Cleanup<StoneStatus>, Never> {
+                Ok(Cleanup::Done(None))
+            }
+
+            fn resting(&self, _: &Stone) -> Option<Duration> {
+                Some(Duration::from_secs(3600))
+            }
+        }
+    }
+
+    use kind::{Stone, StoneSpec, StoneStatus, Stones};
+
+    /// Ready in its generation, with its finalizer.
+    fn settled() -> Stone {
+        let mut stone = Stone::new("a", StoneSpec::default());
+        stone.metadata = ObjectMeta {
+            name: Some("a".to_owned()),
+            finalizers: Some(vec!["vaultaws.dev/cleanup".to_owned()]),
+            ..meta("1")
+        };
+        let ready = pass::Verdict::yes(READY, "Synced", "");
+        let mut status = StoneStatus::default();
+        let progress = pass::Progress::Done;
+        let conditions = condition::conclude(&[ready], progress, &[], 1, Timestamp::UNIX_EPOCH);
+        status.conclude(conditions, 1);
+        stone.status = Some(status);
+        stone
+    }
+
+    #[test]
+    fn a_settled_resource_waits_for_its_tick_at_the_start() {
+        assert_eq!(at_rest(&Stones, &settled()), Some(Duration::from_secs(3600)));
+    }
+
+    #[test]
+    fn a_resource_with_unfinished_business_is_looked_at_at_the_start() {
+        let breaks: [fn(&mut Stone); 4] = [
+            |stone| stone.status = None,
+            |stone| stone.metadata.generation = Some(2),
+            |stone| stone.metadata.finalizers = None,
+            |stone| {
+                let ill = pass::Verdict::no(READY, "Conflict", "");
+                let progress = pass::Progress::Waiting;
+                let now = Timestamp::UNIX_EPOCH;
+                let conditions = condition::conclude(&[ill], progress, &[], 1, now);
+                stone.status.get_or_insert_default().conclude(conditions, 1);
+            },
+        ];
+        for (number, make) in breaks.into_iter().enumerate() {
+            let mut stone = settled();
+            make(&mut stone);
+            assert_eq!(at_rest(&Stones, &stone), None, "case {number}");
+        }
+    }
+
+    /// A controller must be a task of its own: this compiles only if it is `Send`.
+    #[expect(dead_code, reason = "only compiled")]
+    fn a_controller_can_be_spawned(stones: Watched<Stone>, shell: Shell) {
+        tokio::spawn(async move {
+            let triggers = watch::triggers(&stones, |event| vec![event.object.clone()]);
+            run(Arc::new(Stones), &stones, triggers, shell).await;
+        });
+    }
+
+    #[test]
+    fn a_new_generation_an_annotation_or_a_deletion_concerns_us() {
+        let old = meta("1");
+        let changed = ObjectMeta { generation: Some(2), ..meta("2") };
+        assert!(concerns(&old, &changed));
+        let annotations = [("vaultaws.dev/refresh".to_owned(), "1".to_owned())].into();
+        assert!(concerns(&old, &ObjectMeta { annotations: Some(annotations), ..meta("2") }));
+        let now = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
+        assert!(concerns(&old, &ObjectMeta { deletion_timestamp: now, ..meta("2") }));
+    }
+
+    #[test]
+    fn our_own_writes_and_labels_do_not_concern_us() {
+        let labels = [("team".to_owned(), "a".to_owned())].into();
+        let finalizers = vec!["vaultaws.dev/cleanup".to_owned()];
+        let new = ObjectMeta { labels: Some(labels), finalizers: Some(finalizers), ..meta("2") };
+        assert!(!concerns(&meta("1"), &new));
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers_and_only_of_the_same_object() {
+        assert!(is_older(&meta("9"), &meta("10")));
+        assert!(!is_older(&meta("10"), &meta("10")));
+        assert!(!is_older(&meta("x"), &meta("10")), "not a number: trust the watch");
+        let successor = ObjectMeta { uid: Some("v".to_owned()), ..meta("10") };
+        assert!(!is_older(&meta("9"), &successor));
+    }
+
+    #[test]
+    fn a_panic_is_quoted() {
+        assert_eq!(said(&"index out of bounds"), "index out of bounds");
+        assert_eq!(said(&"owned".to_owned()), "owned");
+        assert_eq!(said(&7), "without a text");
+    }
+}

@@ -94,15 +94,20 @@ fn names(namespaces: &Namespaces, request: &Request<'_>) -> bool {
     match (&namespaces.names, &namespaces.selector) {
         (Some(names), None) => names.iter().any(|name| name == request.namespace),
         (None, Some(selector)) => {
-            // An empty selector would mean every namespace; that is never what a rule is for.
-            let empty = selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
-                && selector.match_expressions.as_ref().is_none_or(Vec::is_empty);
-            !empty
+            !selects_everything(namespaces)
                 && Selector::try_from(selector.clone())
                     .is_ok_and(|selector| selector.matches(request.labels))
         }
         _ => false,
     }
+}
+
+/// Whether the selector is empty and would mean every namespace; that is never what a rule is for.
+pub fn selects_everything(namespaces: &Namespaces) -> bool {
+    namespaces.selector.as_ref().is_some_and(|selector| {
+        selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
+            && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
+    })
 }
 
 /// Case-sensitive, as IAM compares; only a trailing `*` is a wildcard.

@@ -1,1 +1,1000 @@
-//! vault
+//! `Client`: the only HTTP to Vault (and OpenBao).
+//!
+//! Every request goes through one executor, so that what must hold for all of them is said once:
+//! https, one TLS stack, no redirect that could carry a token elsewhere, a deadline, a cap on the
+//! answer, the namespace header, one limiter and one circuit per address, failures classified, and
+//! nothing secret in any message. The requests are `rustify` endpoints (vaultrs' or our own); the
+//! answers are our own types, read leniently.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use jiff::{SignedDuration, Timestamp};
+use reqwest::Url;
+use rustify::Endpoint;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::time::{Instant, timeout_at};
+use zeroize::Zeroizing;
+
+use crate::redacted::Redacted;
+
+pub mod aws_auth;
+mod circuit;
+pub mod error;
+pub mod health;
+pub mod kv;
+mod limiter;
+pub mod login;
+pub mod mounts;
+pub mod policies;
+pub mod session;
+mod tls;
+pub mod tokens;
+mod wire;
+
+use circuit::Circuit;
+pub use error::{AwsRefusal, Cause, Error, aws_refusal};
+use limiter::Limiter;
+pub use tls::{ClientCertificate, SettingsError};
+
+/// The cap on an answer, in bytes: a KV entry of Vault is at most 1 MiB (512 KiB with Raft).
+const ANSWER_BYTES: usize = 2 << 20;
+/// The cap on the answer of a LIST, in bytes.
+const LIST_BYTES: usize = 4 << 20;
+/// The longest wait for a TCP and TLS connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How one Vault is reached. Two equal `Settings` should share one [`Client`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Settings {
+    /// `https://host[:port][/prefix]`; see [`parse_address`].
+    pub address: Url,
+    /// `X-Vault-Namespace`, sent with every request when set.
+    pub namespace: Option<String>,
+    /// The certificates that may vouch for Vault, as PEM, and no others. `None`: the platform's.
+    pub ca_pem: Option<String>,
+    /// The certificate with which we show ourselves to the listener.
+    pub client_certificate: Option<ClientCertificate>,
+    /// The name that Vault's certificate must carry, where it is not the address' host.
+    pub tls_server_name: Option<String>,
+    /// The deadline of each request, connection and body included; waiting for the limiter has a
+    /// deadline of the same length of its own.
+    pub timeout: Duration,
+    /// Requests per second to this Vault.
+    pub requests_per_second: u32,
+    /// Requests that may go at once after a quiet time.
+    pub burst: u32,
+}
+
+impl Settings {
+    /// Settings with the documented defaults: 10 s, 50 requests per second, bursts of 100.
+    pub fn new(address: Url) -> Self {
+        Self {
+            address,
+            namespace: None,
+            ca_pem: None,
+            client_certificate: None,
+            tls_server_name: None,
+            timeout: Duration::from_secs(10),
+            requests_per_second: 50,
+            burst: 100,
+        }
+    }
+}
+
+/// Parses an address of Vault: https, a host, no user, query or fragment.
+pub fn parse_address(text: &str) -> Result<Url, SettingsError> {
+    let invalid = |what| SettingsError::Address { what };
+    let url = Url::parse(text.trim()).map_err(|_| invalid("it is not a URL"))?;
+    if url.scheme() != "https" {
+        return Err(invalid("only https is spoken"));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(invalid("it names no host"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(invalid("it holds a user or a password"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(invalid("it has a query or a fragment"));
+    }
+    Ok(url)
+}
+
+/// Learns of each request, for metrics. The labels are bounded.
+pub trait Observer: Send + Sync {
+    /// A request ended: what for (`read_role`), how (`ok`, `not_found`, `denied`, …), after how long.
+    fn request(&self, operation: &'static str, result: &'static str, elapsed: Duration);
+
+    /// A request waited that long for the limiter.
+    fn waited(&self, wait: Duration);
+}
+
+/// Measures nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn request(&self, _: &'static str, _: &'static str, _: Duration) {}
+    fn waited(&self, _: Duration) {}
+}
+
+/// One Vault address with its connections, limiter and circuit. Cloning shares them.
+#[derive(Clone)]
+pub struct Client(Arc<Shared>);
+
+struct Shared {
+    http: reqwest::Client,
+    /// Ends before `/v1`.
+    base: Url,
+    headers: HeaderMap,
+    timeout: Duration,
+    limiter: Limiter,
+    circuit: Circuit,
+    observer: Arc<dyn Observer>,
+    /// Server's clock minus ours, as last seen.
+    skew: Mutex<Option<SignedDuration>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("base", &self.0.base.as_str())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Prepares the connection; nothing is sent.
+    pub fn new(settings: &Settings, observer: Arc<dyn Observer>) -> Result<Self, SettingsError> {
+        // Whoever builds `Settings` by hand must not get around the checks.
+        let mut base = parse_address(settings.address.as_str())?;
+        let mut headers = HeaderMap::new();
+        headers.insert("x-vault-request", HeaderValue::from_static("true"));
+        if let Some(namespace) = &settings.namespace {
+            let value = HeaderValue::from_str(namespace).map_err(|_| SettingsError::Namespace)?;
+            headers.insert("x-vault-namespace", value);
+        }
+        let http = tls::http_client(settings, &mut base)?;
+        Ok(Self(Arc::new(Shared {
+            http,
+            base,
+            headers,
+            timeout: settings.timeout,
+            limiter: Limiter::new(settings.requests_per_second, settings.burst),
+            circuit: Circuit::new(),
+            observer,
+            skew: Mutex::new(None),
+        })))
+    }
+
+    /// A handle that sends this token.
+    pub fn with_token(&self, token: Redacted<String>) -> Caller {
+        Caller {
+            client: self.clone(),
+            token: Arc::new(Token {
+                value: token,
+                uses: None,
+            }),
+        }
+    }
+
+    /// Vault's clock minus ours, as the last answer showed it (whole seconds). `None` before the
+    /// first answer.
+    pub fn clock_skew(&self) -> Option<SignedDuration> {
+        *self.0.skew.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a request without a token.
+    pub(crate) async fn send<E: Endpoint>(
+        &self,
+        operation: &Operation,
+        endpoint: &E,
+    ) -> Result<Answer, Error> {
+        self.exchange(operation, endpoint, None).await
+    }
+
+    /// Sends a request past limiter and circuit and takes any answer: for `sys/health` alone.
+    pub(crate) async fn probe<E: Endpoint>(
+        &self,
+        operation: &Operation,
+        endpoint: &E,
+    ) -> Result<(StatusCode, Zeroizing<Vec<u8>>), Error> {
+        let start = Instant::now();
+        let outcome = match self.build(endpoint, None) {
+            Ok(request) => self.deliver(operation, request).await,
+            Err(cause) => Err(cause),
+        };
+        let label = outcome.as_ref().map_or_else(Cause::label, |_| "ok");
+        self.0
+            .observer
+            .request(operation.label, label, start.elapsed());
+        match outcome {
+            Ok(raw) => Ok((raw.status, raw.body)),
+            Err(cause) => Err(operation.failed(cause)),
+        }
+    }
+
+    /// The address serves: let everybody in again.
+    pub(crate) fn found_serving(&self) {
+        self.0.circuit.close();
+    }
+
+    async fn exchange<E: Endpoint>(
+        &self,
+        operation: &Operation,
+        endpoint: &E,
+        token: Option<&Token>,
+    ) -> Result<Answer, Error> {
+        let start = Instant::now();
+        let outcome = self.attempt(operation, endpoint, token).await;
+        let label = match &outcome {
+            Ok(raw) if raw.status == StatusCode::NOT_FOUND => "not_found",
+            Ok(_) => "ok",
+            Err(cause) => cause.label(),
+        };
+        self.0
+            .observer
+            .request(operation.label, label, start.elapsed());
+        match outcome {
+            Ok(raw) => Ok(Answer {
+                operation: operation.clone(),
+                status: raw.status,
+                body: raw.body,
+            }),
+            Err(cause) => Err(operation.failed(cause)),
+        }
+    }
+
+    async fn attempt<E: Endpoint>(
+        &self,
+        operation: &Operation,
+        endpoint: &E,
+        token: Option<&Token>,
+    ) -> Result<Raw, Cause> {
+        let shared = &*self.0;
+        let request = self.build(endpoint, token)?;
+        // Asked twice: those who need not wait for the limiter to hear that Vault is down do not,
+        // and those who waited hear what happened meanwhile.
+        drop(shared.circuit.admit()?);
+        let waited = shared
+            .limiter
+            .acquire(Instant::now() + shared.timeout)
+            .await;
+        match waited {
+            Ok(wait) => shared.observer.waited(wait),
+            Err(limiter::Exhausted { retry_after }) => {
+                return Err(Cause::Throttled {
+                    by: error::Throttle::Own,
+                    retry_after,
+                });
+            }
+        }
+        let permit = shared.circuit.admit()?;
+        if let Some(token) = token {
+            token.spend()?;
+        }
+        let outcome = self.deliver(operation, request).await;
+        if let Ok(raw) = &outcome {
+            self.heed(raw);
+        }
+        let outcome = outcome.and_then(Raw::judge);
+        match &outcome {
+            Err(cause) if cause.opens_circuit() => permit.failed(cause),
+            _ => permit.succeeded(),
+        }
+        outcome
+    }
+
+    /// Slows everybody down where Vault asks for it.
+    fn heed(&self, raw: &Raw) {
+        match raw.status {
+            // A lease count quota refuses logins; slowing reads down would not help.
+            StatusCode::TOO_MANY_REQUESTS if !raw.is_lease_count() => {
+                self.0.limiter.slow_down();
+                self.0
+                    .limiter
+                    .pause(raw.retry_after.unwrap_or(Duration::from_secs(1)));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                if let Some(wait) = raw.retry_after {
+                    self.0.limiter.pause(wait);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// One request as it goes over the wire.
+    fn build<E: Endpoint>(&self, endpoint: &E, token: Option<&Token>) -> Result<Request, Cause> {
+        let unfit = |what: &'static str| Cause::InvalidRequest {
+            what: Cow::Borrowed(what),
+        };
+        let listing = matches!(endpoint.method(), rustify::enums::RequestMethod::LIST);
+        let mut url = path_url(&self.0.base, &endpoint.path(), listing).map_err(|what| {
+            Cause::InvalidRequest {
+                what: Cow::Borrowed(what),
+            }
+        })?;
+        let query = endpoint
+            .query()
+            .map_err(|_| unfit("its query cannot be written"))?;
+        // Proxies know GET; Vault takes `list=true` for LIST.
+        let (method, query) = if listing {
+            (Method::GET, Some("list=true".to_owned()))
+        } else {
+            (endpoint.method().into(), query)
+        };
+        url.set_query(query.as_deref().filter(|query| !query.is_empty()));
+        let body = if method == Method::GET || method == Method::DELETE {
+            Vec::new()
+        } else {
+            endpoint
+                .body()
+                .map_err(|_| unfit("its body cannot be written"))?
+                .unwrap_or_default()
+        };
+        let mut headers = self.0.headers.clone();
+        if !body.is_empty() {
+            headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            );
+        }
+        if let Some(token) = token {
+            let mut value = HeaderValue::from_str(token.value.expose())
+                .map_err(|_| unfit("the token holds characters that no header can carry"))?;
+            value.set_sensitive(true);
+            headers.insert("x-vault-token", value);
+        }
+        Ok(Request {
+            method,
+            url,
+            headers,
+            body: Zeroizing::new(body),
+        })
+    }
+
+    /// Sends, follows a standby's redirect to the same origin and path once, reads the answer.
+    async fn deliver(&self, operation: &Operation, request: Request) -> Result<Raw, Cause> {
+        let deadline = Instant::now() + self.0.timeout;
+        let timeout = || Cause::Timeout {
+            after: self.0.timeout,
+            asks_aws: operation.asks_aws,
+        };
+        let work = async {
+            let mut response = self.once(&request).await?;
+            if response.status() == StatusCode::TEMPORARY_REDIRECT {
+                follow(&request.url, response.headers())?;
+                response = self.once(&request).await?;
+                if response.status() == StatusCode::TEMPORARY_REDIRECT {
+                    return Err(Cause::NoActiveNode);
+                }
+            }
+            let (status, retry_after) = (response.status(), retry_after(response.headers()));
+            self.learn_time(response.headers());
+            let body = read(response, operation.limit).await?;
+            Ok(Raw {
+                status,
+                retry_after,
+                body,
+            })
+        };
+        match timeout_at(deadline, work).await {
+            Ok(Err(Cause::Timeout { .. })) | Err(_) => Err(timeout()),
+            Ok(outcome) => outcome,
+        }
+    }
+
+    async fn once(&self, request: &Request) -> Result<reqwest::Response, Cause> {
+        self.0
+            .http
+            .request(request.method.clone(), request.url.clone())
+            .headers(request.headers.clone())
+            .body(request.body.to_vec())
+            .send()
+            .await
+            .map_err(|error| tls::unreachable(&error))
+    }
+
+    /// Remembers how far Vault's clock is from ours.
+    fn learn_time(&self, headers: &HeaderMap) {
+        let Some(server) = headers.get(header::DATE).and_then(|value| http_date(value)) else {
+            return;
+        };
+        let skew = server.duration_since(Timestamp::now());
+        // `Date` is cut to the second, so that half of one is the best guess.
+        let skew = skew.saturating_add(SignedDuration::from_millis(500));
+        let skew = SignedDuration::from_secs(skew.as_secs());
+        *self.0.skew.lock().unwrap_or_else(PoisonError::into_inner) = Some(skew);
+    }
+}
+
+/// A token and, if Vault limits its use, how many requests it still has.
+struct Token {
+    value: Redacted<String>,
+    uses: Option<AtomicI64>,
+}
+
+impl Token {
+    /// Counts one use. The last one is kept, so that the token can be revoked.
+    fn spend(&self) -> Result<(), Cause> {
+        let Some(uses) = &self.uses else {
+            return Ok(());
+        };
+        let spent = uses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            (left > 1).then_some(left - 1)
+        });
+        spent.map(|_| ()).map_err(|_| Cause::TokenInvalid)
+    }
+
+    /// Gives the last use free, for the request that ends the token.
+    fn release_last(&self) {
+        if let Some(uses) = &self.uses {
+            uses.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Vault with a token: what the calls that need one take. Cloning shares token and connection.
+#[derive(Clone)]
+pub struct Caller {
+    client: Client,
+    token: Arc<Token>,
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Caller {
+    /// The Vault that is called.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// How many requests the token still has, the one for its revocation included. `None`: no limit.
+    pub fn uses_left(&self) -> Option<i64> {
+        self.token
+            .uses
+            .as_ref()
+            .map(|uses| uses.load(Ordering::Relaxed))
+    }
+
+    /// A handle whose requests are counted; `uses` of 0 means no limit, as in Vault.
+    pub(crate) fn limited(client: &Client, token: Redacted<String>, uses: u64) -> Self {
+        let uses = (uses > 0).then(|| AtomicI64::new(i64::try_from(uses).unwrap_or(i64::MAX)));
+        Self {
+            client: client.clone(),
+            token: Arc::new(Token { value: token, uses }),
+        }
+    }
+
+    pub(crate) async fn send<E: Endpoint>(
+        &self,
+        operation: &Operation,
+        endpoint: &E,
+    ) -> Result<Answer, Error> {
+        self.client
+            .exchange(operation, endpoint, Some(&self.token))
+            .await
+    }
+
+    /// Lets the next request take the use that is kept for the revocation.
+    pub(crate) fn release_last_use(&self) {
+        self.token.release_last();
+    }
+}
+
+/// What a request is for: in a bounded word for metrics, and in words for people.
+#[derive(Clone, Debug)]
+pub(crate) struct Operation {
+    label: &'static str,
+    text: String,
+    asks_aws: bool,
+    limit: usize,
+}
+
+impl Operation {
+    pub(crate) fn new(label: &'static str, text: impl Into<String>) -> Self {
+        Self {
+            label,
+            text: text.into(),
+            asks_aws: false,
+            limit: ANSWER_BYTES,
+        }
+    }
+
+    /// A LIST, whose answer may be larger.
+    pub(crate) fn list(label: &'static str, text: impl Into<String>) -> Self {
+        Self {
+            limit: LIST_BYTES,
+            ..Self::new(label, text)
+        }
+    }
+
+    /// Vault asks AWS before it answers, so that a late answer does not mean a slow Vault.
+    pub(crate) fn asking_aws(self) -> Self {
+        Self {
+            asks_aws: true,
+            ..self
+        }
+    }
+
+    pub(crate) fn failed(&self, cause: Cause) -> Error {
+        Error::new(self.text.clone(), cause)
+    }
+}
+
+struct Request {
+    method: Method,
+    url: Url,
+    headers: HeaderMap,
+    body: Zeroizing<Vec<u8>>,
+}
+
+/// An answer as it came.
+struct Raw {
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: Zeroizing<Vec<u8>>,
+}
+
+impl Raw {
+    /// Success and 404 pass: what "nothing there" means is for each API to say.
+    fn judge(self) -> Result<Self, Cause> {
+        if self.status.is_success() || self.status == StatusCode::NOT_FOUND {
+            return Ok(self);
+        }
+        Err(error::classify(
+            self.status.as_u16(),
+            &self.body,
+            self.retry_after,
+        ))
+    }
+
+    fn is_lease_count(&self) -> bool {
+        let cause = error::classify(self.status.as_u16(), &self.body, None);
+        matches!(
+            cause,
+            Cause::Throttled {
+                by: error::Throttle::LeaseCount,
+                ..
+            }
+        )
+    }
+}
+
+/// A success or a 404.
+pub(crate) struct Answer {
+    operation: Operation,
+    status: StatusCode,
+    body: Zeroizing<Vec<u8>>,
+}
+
+#[derive(Deserialize)]
+struct Envelope<T> {
+    data: Option<T>,
+    auth: Option<login::Auth>,
+    wrap_info: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Warnings {
+    warnings: Option<Vec<String>>,
+}
+
+impl Answer {
+    /// The operation failed after all.
+    pub(crate) fn failed(&self, cause: Cause) -> Error {
+        self.operation.failed(cause)
+    }
+
+    /// `None` if there is nothing at this path, as far as a 404 without a text says so. A 404 with a
+    /// text means that the path itself is wrong, the mount missing: an error.
+    pub(crate) fn found(self) -> Result<Option<Self>, Error> {
+        if self.status != StatusCode::NOT_FOUND {
+            return Ok(Some(self));
+        }
+        let texts = error::texts(&self.body).unwrap_or_default();
+        if texts.is_empty() && !self.is_foreign() {
+            return Ok(None);
+        }
+        Err(self.not_found())
+    }
+
+    /// The answer, where "nothing there" is an error.
+    pub(crate) fn existing(self) -> Result<Self, Error> {
+        if self.status == StatusCode::NOT_FOUND {
+            Err(self.not_found())
+        } else {
+            Ok(self)
+        }
+    }
+
+    /// Whether it is a 404.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
+    /// Whether Vault did not write this 404: a proxy's page must not read as "nothing there".
+    fn is_foreign(&self) -> bool {
+        !self.body.is_empty() && error::texts(&self.body).is_none()
+    }
+
+    fn not_found(&self) -> Error {
+        self.failed(error::classify(404, &self.body, None))
+    }
+
+    /// The answer's `data`.
+    pub(crate) fn data<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        let envelope: Envelope<T> = self.parse()?;
+        match (envelope.data, envelope.wrap_info) {
+            (Some(data), _) => Ok(data),
+            (None, Some(_)) => Err(self.failed(Cause::WrappedAnswer)),
+            (None, None) => Err(self.failed(Cause::Malformed {
+                what: "it holds no data".to_owned(),
+            })),
+        }
+    }
+
+    /// The answer's `auth`.
+    pub(crate) fn auth(&self) -> Result<login::Auth, Error> {
+        let envelope: Envelope<serde::de::IgnoredAny> = self.parse()?;
+        match (envelope.auth, envelope.wrap_info) {
+            (Some(auth), _) => Ok(auth),
+            (None, Some(_)) => Err(self.failed(Cause::WrappedAnswer)),
+            (None, None) => Err(self.failed(Cause::Malformed {
+                what: "it holds no login".to_owned(),
+            })),
+        }
+    }
+
+    /// Vault's warnings; none for an answer without a body.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        serde_json::from_slice::<Warnings>(&self.body)
+            .ok()
+            .and_then(|body| body.warnings)
+            .unwrap_or_default()
+            .iter()
+            .map(|text| error::clean(text))
+            .collect()
+    }
+
+    fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(&self.body).map_err(|error| self.failed(Cause::malformed(&error)))
+    }
+}
+
+/// A single path segment of ours: a role or policy name must not reach another path.
+pub(crate) fn segment<'a>(operation: &Operation, name: &'a str) -> Result<&'a str, Error> {
+    if name.contains('/') {
+        let what = Cow::Borrowed("a name holds a `/`");
+        return Err(operation.failed(Cause::InvalidRequest { what }));
+    }
+    Ok(name)
+}
+
+/// A mount as paths name it: without slashes at its ends.
+pub(crate) fn mount_path(mount: &str) -> &str {
+    mount.trim_matches('/')
+}
+
+/// `<base>/v1/<path>`, each segment percent-encoded.
+///
+/// Vault answers `//` and `..` with a redirect to the cleaned path, which is another object, and the
+/// URL standard resolves dots and drops tabs: nothing of the kind may leave.
+fn path_url(base: &Url, path: &str, listing: bool) -> Result<Url, &'static str> {
+    // Some endpoints of vaultrs begin with a tab.
+    let path = path.trim_start_matches(['/', '\t', ' ']);
+    let path = if listing {
+        path.strip_suffix('/').unwrap_or(path)
+    } else {
+        path
+    };
+    let mut url = base.clone();
+    let mut segments = url
+        .path_segments_mut()
+        .map_err(|()| "the address cannot carry a path")?;
+    segments.pop_if_empty().push("v1");
+    for segment in path.split('/') {
+        if segment.is_empty() {
+            return Err("its path holds an empty segment");
+        }
+        if segment == "." || segment == ".." {
+            return Err("its path holds a `.` or `..` segment");
+        }
+        if segment.chars().any(char::is_control) {
+            return Err("its path holds a control character");
+        }
+        segments.push(segment);
+    }
+    drop(segments);
+    Ok(url)
+}
+
+/// Whether a standby's redirect may be followed: same origin, same path, same query.
+fn follow(sent: &Url, headers: &HeaderMap) -> Result<(), Cause> {
+    let target = headers
+        .get(header::LOCATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|location| sent.join(location).ok());
+    let Some(target) = target else {
+        return Err(Cause::NoActiveNode);
+    };
+    if target.origin() == sent.origin()
+        && target.path() == sent.path()
+        && target.query() == sent.query()
+    {
+        return Ok(());
+    }
+    Err(Cause::Redirected {
+        origin: target.origin().ascii_serialization(),
+    })
+}
+
+/// `Retry-After` in its form of seconds, which Vault uses, or as a date.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?;
+    let text = value.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let now = headers.get(header::DATE).and_then(http_date)?;
+    Duration::try_from(http_date(value)?.duration_since(now)).ok()
+}
+
+/// A date of HTTP (RFC 9110, which is RFC 2822's form with `GMT`).
+fn http_date(value: &HeaderValue) -> Option<Timestamp> {
+    jiff::fmt::rfc2822::DateTimeParser::new()
+        .parse_timestamp(value.to_str().ok()?)
+        .ok()
+}
+
+/// Reads an answer of at most `limit` bytes; what is read is wiped when dropped.
+async fn read(mut response: reqwest::Response, limit: usize) -> Result<Zeroizing<Vec<u8>>, Cause> {
+    let announced = response.content_length().unwrap_or(0);
+    if announced > limit as u64 {
+        return Err(Cause::TooLarge { limit });
+    }
+    let announced = usize::try_from(announced).unwrap_or(limit);
+    let mut body = Zeroizing::new(Vec::with_capacity(announced.max(4 << 10)));
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| tls::unreachable(&error))?
+    {
+        if body.len() + chunk.len() > limit {
+            return Err(Cause::TooLarge { limit });
+        }
+        if body.capacity() - body.len() < chunk.len() {
+            // Growing in place would leave an unwiped copy behind.
+            let room = (body.len() + chunk.len()).max(body.capacity() * 2);
+            let mut larger = Zeroizing::new(Vec::with_capacity(room));
+            larger.extend_from_slice(&body);
+            body = larger;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The keys of a LIST.
+#[derive(Deserialize)]
+pub(crate) struct Keys {
+    #[serde(default, deserialize_with = "wire::list")]
+    pub(crate) keys: Vec<String>,
+}
+
+/// A LIST: its keys; `None` if there is nothing to list.
+pub(crate) async fn list_keys<E: Endpoint>(
+    caller: &Caller,
+    operation: &Operation,
+    endpoint: &E,
+) -> Result<Option<Vec<String>>, Error> {
+    let Some(answer) = caller.send(operation, endpoint).await?.found()? else {
+        return Ok(None);
+    };
+    Ok(Some(answer.data::<Keys>()?.keys))
+}
+
+/// `data` of an object with unknown keys at its top.
+pub(crate) type Object<T> = BTreeMap<String, T>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base(address: &str) -> Url {
+        parse_address(address).unwrap()
+    }
+
+    #[test]
+    fn only_a_plain_https_address_is_taken() {
+        for good in [
+            "https://vault.example.com:8200",
+            "https://h/vault/",
+            " https://[::1]:8200 ",
+        ] {
+            assert!(parse_address(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "http://vault:8200",
+            "https://user:secret@vault",
+            "https://vault/?a=b",
+            "https://vault/#x",
+            "vault:8200",
+            "unix:///run/vault.sock",
+        ] {
+            let error = parse_address(bad).unwrap_err();
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_path_prefix_of_the_address_stays_in_front() {
+        for address in ["https://h/vault", "https://h/vault/"] {
+            let url = path_url(&base(address), "/auth/aws/role/web", false).unwrap();
+            assert_eq!(url.as_str(), "https://h/vault/v1/auth/aws/role/web");
+        }
+        let url = path_url(&base("https://h:8200"), "\t/auth/token/renew-self", false).unwrap();
+        assert_eq!(url.as_str(), "https://h:8200/v1/auth/token/renew-self");
+    }
+
+    #[test]
+    fn hostile_paths_are_not_sent() {
+        for path in ["a/../b", "a/./b", "a//b", "a/", "a/b\nc", "a/\tb", "a/b\0"] {
+            assert!(
+                path_url(&base("https://h"), path, false).is_err(),
+                "{path:?}"
+            );
+        }
+        assert!(path_url(&base("https://h"), "secret/metadata/certs/", true).is_ok());
+        assert!(path_url(&base("https://h"), "secret/metadata//", true).is_err());
+    }
+
+    #[test]
+    fn special_characters_stay_inside_their_segment() {
+        let url = path_url(&base("https://h"), "secret/data/a?b#c%2e%2e/ü x\\y", false).unwrap();
+        assert_eq!(
+            url.path(),
+            "/v1/secret/data/a%3Fb%23c%252e%252e/%C3%BC%20x%5Cy"
+        );
+        assert_eq!(url.query(), None);
+    }
+
+    #[test]
+    fn only_a_redirect_to_the_same_place_is_followed() {
+        let sent = Url::parse("https://vault:8200/v1/secret/data/x?version=2").unwrap();
+        let to = |location: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::LOCATION, HeaderValue::from_str(location).unwrap());
+            follow(&sent, &headers)
+        };
+        assert!(to("https://vault:8200/v1/secret/data/x?version=2").is_ok());
+        assert!(to("/v1/secret/data/x?version=2").is_ok());
+        assert!(to("https://vault:8200/v1/secret/data/y?version=2").is_err());
+        assert!(to("https://vault:8200/v1/secret/data/x").is_err());
+        assert_eq!(
+            to("https://evil:8200/v1/secret/data/x?version=2"),
+            Err(Cause::Redirected {
+                origin: "https://evil:8200".to_owned()
+            })
+        );
+        assert!(to("http://vault:8200/v1/secret/data/x?version=2").is_err());
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("12"));
+        assert_eq!(retry_after(&headers), Some(Duration::from_secs(12)));
+        headers.insert(
+            header::DATE,
+            HeaderValue::from_static("Sat, 21 Nov 2026 03:00:00 GMT"),
+        );
+        headers.insert(
+            header::RETRY_AFTER,
+            HeaderValue::from_static("Sat, 21 Nov 2026 03:00:30 GMT"),
+        );
+        assert_eq!(retry_after(&headers), Some(Duration::from_secs(30)));
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("soon"));
+        assert_eq!(retry_after(&headers), None);
+    }
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer {
+            operation: Operation::new("test", "testing"),
+            status: StatusCode::from_u16(status).unwrap(),
+            body: Zeroizing::new(body.as_bytes().to_vec()),
+        }
+    }
+
+    #[test]
+    fn nothing_there_is_none_and_a_wrong_path_is_an_error() {
+        assert!(answer(404, r#"{"errors":[]}"#).found().unwrap().is_none());
+        let route =
+            r#"{"errors":["no handler for route \"auth/x/role/y\". route entry not found."]}"#;
+        assert!(answer(404, route).found().is_err());
+        assert!(answer(404, "<html>not here</html>").found().is_err());
+        let version_one =
+            r#"{"data":null,"warnings":["Invalid path for a versioned K/V secrets engine."]}"#;
+        assert!(answer(404, version_one).found().is_err());
+        assert!(answer(200, "{}").found().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_wrapped_answer_is_named() {
+        let wrapped = r#"{"data":null,"auth":null,"wrap_info":{"token":"hvs.x","ttl":60}}"#;
+        let error = answer(200, wrapped).data::<Object<String>>().unwrap_err();
+        assert_eq!(error.cause(), &Cause::WrappedAnswer);
+        assert_eq!(
+            answer(200, wrapped).auth().unwrap_err().cause(),
+            &Cause::WrappedAnswer
+        );
+    }
+
+    #[test]
+    fn a_limited_token_keeps_one_use_for_its_revocation() {
+        let token = Token {
+            value: Redacted::new("t".to_owned()),
+            uses: Some(AtomicI64::new(3)),
+        };
+        assert!(token.spend().is_ok());
+        assert!(token.spend().is_ok());
+        assert_eq!(token.spend(), Err(Cause::TokenInvalid));
+        token.release_last();
+        assert!(token.spend().is_ok());
+    }
+
+    #[test]
+    fn no_debug_output_holds_a_token() {
+        let settings = Settings::new(base("https://vault:8200"));
+        let client = Client::new(&settings, Arc::new(Unobserved)).unwrap();
+        let caller = client.with_token(Redacted::new("hvs.secret".to_owned()));
+        assert!(!format!("{caller:?}").contains("hvs"), "{caller:?}");
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_unreachable() {
+        let settings = Settings::new(base("https://127.0.0.1:1"));
+        let client = Client::new(&settings, Arc::new(Unobserved)).unwrap();
+        let caller = client.with_token(Redacted::new("t".to_owned()));
+        for _ in 0..3 {
+            let error = tokens::lookup_self(&caller).await.unwrap_err();
+            assert!(
+                matches!(
+                    error.cause(),
+                    Cause::Unreachable {
+                        step: error::Step::Connect,
+                        ..
+                    }
+                ),
+                "{error:?}"
+            );
+        }
+        let error = tokens::lookup_self(&caller).await.unwrap_err();
+        assert!(
+            matches!(error.cause(), Cause::CircuitOpen { .. }),
+            "{error:?}"
+        );
+        let error = health::read(&client).await.unwrap_err();
+        assert!(
+            matches!(error.cause(), Cause::Unreachable { .. }),
+            "health asks all the same"
+        );
+    }
+}

@@ -47,6 +47,13 @@ pub trait Reconcile: Send + Sync + 'static {
         now: Timestamp,
     ) -> impl Future<Output = Result<Cleanup<Self::Status>, Self::Error>> + Send;
 
+    /// How long the resource may be left alone, as its status tells: asked once at the start, about
+    /// a resource that is `Ready` in its generation, so that a restart makes nothing due at once.
+    /// It then waits for its tick of this interval. `None`: it is looked at now.
+    fn resting(&self, _resource: &Self::Resource) -> Option<Duration> {
+        None
+    }
+
     /// The resource is gone from the store: forget what is kept in memory about it.
     fn forget(&self, _namespace: Option<&str>, _name: &str) {}
 }

@@ -257,8 +257,6 @@ pub enum CertificateState {
     Kept,
     /// Vault's entry cannot be delivered, and there is no Secret of ours yet.
     Refused,
-    /// The entry is gone from Vault; the Secret is kept.
-    Removed,
 }
 
 impl CertificateState {
@@ -268,7 +266,6 @@ impl CertificateState {
             Self::Synced => "Synced",
             Self::Kept => "Kept",
             Self::Refused => "Refused",
-            Self::Removed => "Removed",
         }
     }
 }

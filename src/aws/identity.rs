@@ -1,0 +1,500 @@
+//! Where AWS credentials come from: the operator's own, a role it assumes, a web identity token, or
+//! keys that a Secret holds.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig};
+use aws_credential_types::provider::{
+    ProvideCredentials, SharedCredentialsProvider, error::CredentialsError,
+};
+use aws_sdk_sts::{
+    config::IdentityCache,
+    error::{ProvideErrorMetadata, SdkError},
+};
+use aws_smithy_runtime_api::client::{http::SharedHttpClient, orchestrator::HttpResponse};
+use tokio::time::timeout;
+
+use super::{
+    Credentials,
+    http::sdk_client,
+    signing::{SigningError, is_region},
+    text::clean,
+};
+use crate::{
+    fault::{Fault, Retry},
+    redacted::Redacted,
+};
+
+/// The deadline of each question to AWS, the SDK's own tries included.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long before their end credentials are replaced.
+const AHEAD: Duration = Duration::from_secs(5 * 60);
+/// What Vault needs of a session: it is used for one login. STS gives no less.
+const SESSION_SECONDS: i32 = 900;
+/// `GetCallerIdentity` needs no permission: a session that may do nothing proves the identity all
+/// the same, and is of no other use to whoever gets hold of it.
+const DENY_ALL: &str =
+    r#"{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Action":"*","Resource":"*"}]}"#;
+
+/// Why AWS gave no credentials.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// The trust policy, or the operator's own policy, does not allow it.
+    #[error("AWS denies it: {text}")]
+    AccessDenied {
+        /// AWS's words, without request ids.
+        text: String,
+    },
+    /// Too many requests for the account.
+    #[error("AWS throttles the requests")]
+    Throttled,
+    /// The credentials with which AWS was asked are expired or unknown.
+    #[error("the AWS credentials are not valid: {text}")]
+    ExpiredToken {
+        /// AWS's words, without request ids.
+        text: String,
+    },
+    /// No answer from AWS.
+    #[error("AWS cannot be reached: {text}")]
+    Unreachable {
+        /// The innermost cause.
+        text: String,
+    },
+    /// The operator has no AWS identity.
+    #[error("no AWS credentials were found: {text}")]
+    NoCredentials {
+        /// Where it was looked.
+        text: String,
+    },
+    /// Not a region.
+    #[error("`{region}` is not an AWS region")]
+    Region {
+        /// As it was given, shortened.
+        region: String,
+    },
+    /// Anything else.
+    #[error("AWS failed: {text}")]
+    Other {
+        /// AWS's words, without request ids.
+        text: String,
+    },
+}
+
+impl Fault for Error {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::AccessDenied { .. } => "AssumeRoleDenied",
+            Self::Throttled => "AwsThrottled",
+            Self::ExpiredToken { .. } => "AwsCredentialsInvalid",
+            Self::Unreachable { .. } => "AwsUnreachable",
+            Self::NoCredentials { .. } => "NoAwsCredentials",
+            Self::Region { .. } => "RegionInvalid",
+            Self::Other { .. } => "AwsError",
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Throttled | Self::Unreachable { .. } | Self::ExpiredToken { .. } => Retry::Soon,
+            Self::AccessDenied { .. } | Self::NoCredentials { .. } | Self::Other { .. } => {
+                Retry::Slowly
+            }
+            Self::Region { .. } => Retry::WhenChanged,
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::NoCredentials { .. })
+    }
+}
+
+impl From<SigningError> for Error {
+    fn from(error: SigningError) -> Self {
+        match error {
+            SigningError::Region { region } => Self::Region { region },
+            other => Self::Other {
+                text: other.to_string(),
+            },
+        }
+    }
+}
+
+/// The operator's own AWS identity, found as the AWS SDKs find it: environment, profile, web
+/// identity, container, pod identity, instance. Cloning shares what was found.
+#[derive(Clone)]
+pub struct Ambient(Arc<Shared>);
+
+struct Shared {
+    config: SdkConfig,
+    provider: Option<SharedCredentialsProvider>,
+    held: Mutex<Option<Credentials>>,
+    // Whoever holds it asks; the others wait for the answer.
+    asking: tokio::sync::Mutex<()>,
+}
+
+impl fmt::Debug for Ambient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ambient")
+            .field("region", &self.0.config.region())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ambient {
+    /// Reads the SDK's configuration (`AWS_ENDPOINT_URL_STS` included); asks for no credentials
+    /// yet. `region` is where STS is asked.
+    pub async fn load(region: &str) -> Result<Self, Error> {
+        checked(region)?;
+        let client: SharedHttpClient = sdk_client()?;
+        let loading = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(client)
+            .region(Region::new(region.to_owned()))
+            .retry_config(RetryConfig::standard().with_max_attempts(2))
+            .identity_cache(IdentityCache::no_cache())
+            .load();
+        let config = timeout(TIMEOUT, loading)
+            .await
+            .map_err(|_| Error::Unreachable {
+                text: "reading the configuration took too long".into(),
+            })?;
+        let provider = config.credentials_provider();
+        Ok(Self(Arc::new(Shared {
+            config,
+            provider,
+            held: Mutex::new(None),
+            asking: tokio::sync::Mutex::new(()),
+        })))
+    }
+
+    /// The operator's own credentials: those in hand, unless they end within five minutes. Callers
+    /// at the same time share one question. Ones that are still good serve on while AWS is down.
+    pub async fn credentials(&self) -> Result<Credentials, Error> {
+        if let Some(fresh) = self.held(AHEAD) {
+            return Ok(fresh);
+        }
+        let _turn = self.0.asking.lock().await;
+        if let Some(fresh) = self.held(AHEAD) {
+            return Ok(fresh);
+        }
+        match self.ask().await {
+            Ok(fresh) => Ok(fresh),
+            // Some providers hand out the same credentials until the last minute.
+            Err(error) => self.held(Duration::from_secs(30)).ok_or(error),
+        }
+    }
+
+    /// Forgets the credentials in hand: for when AWS says that they are expired.
+    pub fn forget(&self) {
+        *self.lock() = None;
+    }
+
+    async fn ask(&self) -> Result<Credentials, Error> {
+        let none = |text: &str| Error::NoCredentials {
+            text: text.to_owned(),
+        };
+        let provider = self
+            .0
+            .provider
+            .as_ref()
+            .ok_or_else(|| none("there is no provider"))?;
+        let found = timeout(TIMEOUT, provider.provide_credentials())
+            .await
+            .map_err(|_| Error::Unreachable {
+                text: "no answer in time".to_owned(),
+            })?
+            .map_err(|error| not_provided(&error))?;
+        *self.lock() = Some(found.clone());
+        Ok(found)
+    }
+
+    /// Those in hand, if they are good for `margin` longer.
+    fn held(&self, margin: Duration) -> Option<Credentials> {
+        let held = self.lock();
+        let good = held
+            .as_ref()?
+            .expiry()
+            .is_none_or(|end| SystemTime::now() + margin < end);
+        held.clone().filter(|_| good)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Credentials>> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// STS in `region`. Without credentials for requests that carry their own proof.
+    fn sts(&self, region: &str, credentials: Option<Credentials>) -> aws_sdk_sts::Client {
+        let mut config = self.0.config.to_builder();
+        config.set_region(Some(Region::new(region.to_owned())));
+        config.set_credentials_provider(credentials.map(SharedCredentialsProvider::new));
+        aws_sdk_sts::Client::new(&config.build())
+    }
+}
+
+/// A role to assume.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AssumeRole {
+    /// `arn:<partition>:iam::<account>:role<path><name>`.
+    pub arn: String,
+    /// 2 to 64 of `[\w+=,.@-]`; others are replaced. It stands in the client's CloudTrail.
+    pub session_name: String,
+    /// What the role's trust policy may demand: the client's consent.
+    pub external_id: Option<String>,
+    /// Where STS is asked.
+    pub region: String,
+}
+
+/// Assumes a role for a quarter of an hour, for nothing but proving that identity.
+pub async fn assume_role(ambient: &Ambient, role: &AssumeRole) -> Result<Credentials, Error> {
+    checked(&role.region)?;
+    let own = ambient.credentials().await?;
+    let request = ambient
+        .sts(&role.region, Some(own))
+        .assume_role()
+        .role_arn(&role.arn)
+        .role_session_name(session_name(&role.session_name))
+        .set_external_id(role.external_id.clone())
+        .duration_seconds(SESSION_SECONDS)
+        .policy(DENY_ALL)
+        .send();
+    let answer = timeout(TIMEOUT, request)
+        .await
+        .map_err(|_| Error::Unreachable {
+            text: "no answer of STS in time".to_owned(),
+        })?
+        .map_err(|error| refused(&error));
+    if let Err(Error::ExpiredToken { .. }) = &answer {
+        // The next try gets new ones.
+        ambient.forget();
+    }
+    session(answer?.credentials)
+}
+
+/// Exchanges a token of a Kubernetes ServiceAccount for a session of a role, for a quarter of an
+/// hour, for nothing but proving that identity. The request carries no other credentials.
+pub async fn assume_role_with_web_identity(
+    ambient: &Ambient,
+    role: &AssumeRole,
+    token: &Redacted<String>,
+) -> Result<Credentials, Error> {
+    checked(&role.region)?;
+    let request = ambient
+        .sts(&role.region, None)
+        .assume_role_with_web_identity()
+        .role_arn(&role.arn)
+        .role_session_name(session_name(&role.session_name))
+        .web_identity_token(token.expose().trim())
+        .duration_seconds(SESSION_SECONDS)
+        .policy(DENY_ALL)
+        .send();
+    let answer = timeout(TIMEOUT, request)
+        .await
+        .map_err(|_| Error::Unreachable {
+            text: "no answer of STS in time".to_owned(),
+        })?
+        .map_err(|error| refused(&error))?;
+    session(answer.credentials)
+}
+
+/// Keys that somebody gave us.
+pub fn static_credentials(
+    access_key_id: &str,
+    secret_access_key: &Redacted<String>,
+    session_token: Option<&Redacted<String>>,
+) -> Credentials {
+    Credentials::new(
+        access_key_id,
+        secret_access_key.expose().as_str(),
+        session_token.map(|token| token.expose().clone()),
+        None,
+        "static",
+    )
+}
+
+fn checked(region: &str) -> Result<(), Error> {
+    if is_region(region) {
+        return Ok(());
+    }
+    Err(Error::Region {
+        region: region.chars().take(40).collect(),
+    })
+}
+
+/// A name that STS takes: foreign characters become `-`, at most 64.
+pub fn session_name(name: &str) -> String {
+    let mut name: String = name
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "_+=,.@-".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        })
+        .take(64)
+        .collect();
+    while name.len() < 2 {
+        name.push('-');
+    }
+    name
+}
+
+fn session(found: Option<aws_sdk_sts::types::Credentials>) -> Result<Credentials, Error> {
+    let found = found.ok_or_else(|| Error::Other {
+        text: "STS answered without credentials".to_owned(),
+    })?;
+    Ok(Credentials::new(
+        found.access_key_id,
+        found.secret_access_key,
+        Some(found.session_token),
+        SystemTime::try_from(found.expiration).ok(),
+        "sts",
+    ))
+}
+
+/// What an error of STS means.
+fn refused<E: ProvideErrorMetadata + std::error::Error + 'static>(
+    error: &SdkError<E, HttpResponse>,
+) -> Error {
+    match error {
+        SdkError::ServiceError(answer) => {
+            let metadata = answer.err().meta();
+            judge(
+                metadata.code().unwrap_or_default(),
+                metadata.message().unwrap_or_default(),
+            )
+        }
+        SdkError::ConstructionFailure(_) => Error::Other {
+            text: innermost(error),
+        },
+        _ => Error::Unreachable {
+            text: innermost(error),
+        },
+    }
+}
+
+/// What a code of STS means; codes and texts are those of the STS API reference.
+fn judge(code: &str, message: &str) -> Error {
+    let text = || match (code, clean(message)) {
+        ("", message) => message,
+        (code, message) if message.is_empty() => clean(code),
+        (code, message) => format!("{}: {message}", clean(code)),
+    };
+    match code {
+        "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => {
+            Error::AccessDenied { text: text() }
+        }
+        "Throttling"
+        | "ThrottlingException"
+        | "RequestLimitExceeded"
+        | "TooManyRequestsException" => Error::Throttled,
+        "ExpiredToken"
+        | "ExpiredTokenException"
+        | "InvalidClientTokenId"
+        | "RequestExpired"
+        | "UnrecognizedClientException"
+        | "SignatureDoesNotMatch"
+        | "InvalidIdentityToken"
+        | "IDPRejectedClaim" => Error::ExpiredToken { text: text() },
+        "ServiceUnavailable" | "InternalFailure" | "InternalError" | "IDPCommunicationError" => {
+            Error::Unreachable { text: text() }
+        }
+        _ => Error::Other { text: text() },
+    }
+}
+
+/// What it means that the chain of providers gave nothing.
+fn not_provided(error: &CredentialsError) -> Error {
+    let text = innermost(error);
+    match error {
+        CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => {
+            Error::NoCredentials { text }
+        }
+        CredentialsError::ProviderTimedOut(_) => Error::Unreachable { text },
+        _ => {
+            // The web identity provider asks STS: its codes are in its causes.
+            let mut cause: Option<&dyn std::error::Error> = Some(error);
+            while let Some(inner) = cause {
+                let said = inner.to_string();
+                if said.contains("AccessDenied") {
+                    return Error::AccessDenied { text: clean(&said) };
+                }
+                if said.contains("Throttling") {
+                    return Error::Throttled;
+                }
+                cause = inner.source();
+            }
+            Error::Unreachable { text }
+        }
+    }
+}
+
+/// The text of the innermost cause, which is where the SDK puts what happened.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let said = inner.to_string();
+        if !said.is_empty() {
+            text = said;
+        }
+        cause = inner.source();
+    }
+    clean(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_codes_of_sts_are_told_apart() {
+        let denied = judge(
+            "AccessDenied",
+            "User: arn:aws:sts::1:assumed-role/op/x is not authorized to perform: sts:AssumeRole \
+             on resource: arn:aws:iam::2:role/web",
+        );
+        assert_eq!(denied.reason(), "AssumeRoleDenied");
+        assert_eq!(denied.retry(), Retry::Slowly);
+        assert_eq!(judge("Throttling", "Rate exceeded"), Error::Throttled);
+        assert_eq!(judge("ExpiredToken", "x").reason(), "AwsCredentialsInvalid");
+        assert!(judge("ServiceUnavailable", "").is_shared());
+        assert_eq!(judge("", "").reason(), "AwsError");
+    }
+
+    #[test]
+    fn a_session_name_is_one_that_sts_takes() {
+        assert_eq!(session_name("vaultaws-team a/web"), "vaultaws-team-a-web");
+        assert_eq!(session_name(&"x".repeat(80)).len(), 64);
+        assert_eq!(session_name(""), "--");
+    }
+
+    #[test]
+    fn the_session_policy_is_json_that_allows_nothing() {
+        let policy: serde_json::Value = serde_json::from_str(DENY_ALL).unwrap();
+        assert_eq!(policy["Statement"][0]["Effect"], "Deny");
+    }
+
+    #[test]
+    fn given_keys_are_not_shown() {
+        let credentials = static_credentials(
+            "AKIA",
+            &Redacted::new("s3cret".to_owned()),
+            Some(&Redacted::new("t0ken".to_owned())),
+        );
+        let shown = format!("{credentials:?}");
+        assert!(
+            !shown.contains("s3cret") && !shown.contains("t0ken"),
+            "{shown}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_region_is_checked_before_anything_is_asked() {
+        let error = Ambient::load("evil.com/").await.unwrap_err();
+        assert_eq!(error.reason(), "RegionInvalid");
+    }
+}

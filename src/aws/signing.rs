@@ -1,0 +1,395 @@
+//! The signed `GetCallerIdentity` with which an AWS identity proves itself to Vault.
+//!
+//! Vault forwards the request to STS and believes the answer. So the request is made by hand, with
+//! no header beyond those needed: Vault refuses `X-Amz-*` headers it does not know, takes only POST
+//! in older versions and in OpenBao, and needs the signature's region to be that of the endpoint to
+//! which it forwards.
+
+use std::{fmt, time::SystemTime};
+
+use aws_sigv4::{
+    http_request::{SignableBody, SignableRequest, SigningSettings, sign},
+    sign::v4,
+};
+use jiff::Timestamp;
+
+use super::Credentials;
+use crate::{
+    fault::{Fault, Retry},
+    redacted::Redacted,
+};
+
+const BODY: &str = "Action=GetCallerIdentity&Version=2011-06-15";
+const CONTENT_TYPE: &str = "application/x-www-form-urlencoded; charset=utf-8";
+const SERVER_ID: &str = "X-Vault-AWS-IAM-Server-ID";
+
+/// A request that proves an identity to whoever holds it, for 15 minutes: used once, never logged.
+#[derive(Clone)]
+pub struct SignedRequest {
+    method: &'static str,
+    url: String,
+    body: &'static str,
+    headers: Vec<(&'static str, Redacted<String>)>,
+}
+
+impl fmt::Debug for SignedRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignedRequest")
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SignedRequest {
+    /// `POST`.
+    pub fn method(&self) -> &str {
+        self.method
+    }
+
+    /// `https://sts.<region>.amazonaws.com/`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The form that asks for the caller's identity.
+    pub fn body(&self) -> &str {
+        self.body
+    }
+
+    /// The headers with canonical names, in the order in which they are sent.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers
+            .iter()
+            .map(|(name, value)| (*name, value.expose().as_str()))
+    }
+
+    /// The headers as Vault takes them: `{"Name":["value"]}`.
+    pub fn headers_json(&self) -> Redacted<String> {
+        let object: serde_json::Map<_, _> = self
+            .headers()
+            .map(|(name, value)| (name.to_owned(), serde_json::Value::from(vec![value])))
+            .collect();
+        Redacted::new(serde_json::Value::Object(object).to_string())
+    }
+}
+
+/// A request that cannot be signed.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum SigningError {
+    /// Not a region: it would become part of a host name.
+    #[error("`{region}` is not an AWS region")]
+    Region {
+        /// As it was given, shortened.
+        region: String,
+    },
+    /// The server ID does not fit into a header.
+    #[error("the Vault server ID holds characters that no header can carry")]
+    ServerId,
+    /// The signer refused.
+    #[error("the request to STS cannot be signed: {text}")]
+    Signer {
+        /// Its words.
+        text: String,
+    },
+}
+
+impl Fault for SigningError {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Region { .. } => "RegionInvalid",
+            Self::ServerId => "ServerIdInvalid",
+            Self::Signer { .. } => "AwsError",
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::WhenChanged
+    }
+}
+
+/// Whether `region` has the form of one: lower-case letters, digits and dashes, as `eu-west-1`.
+pub fn is_region(region: &str) -> bool {
+    (2..=32).contains(&region.len())
+        && region
+            .bytes()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+        && region.starts_with(|c: char| c.is_ascii_lowercase())
+        && !region.ends_with('-')
+}
+
+/// The host of STS for a region: the global one for `us-east-1`, as `vault login` has it.
+pub fn sts_host(region: &str) -> Result<String, SigningError> {
+    if !is_region(region) {
+        return Err(SigningError::Region {
+            region: region.chars().take(40).collect(),
+        });
+    }
+    Ok(match region {
+        "us-east-1" => "sts.amazonaws.com".to_owned(),
+        _ if region.starts_with("cn-") => format!("sts.{region}.amazonaws.com.cn"),
+        _ => format!("sts.{region}.amazonaws.com"),
+    })
+}
+
+/// Signs a `GetCallerIdentity` for `region` at `now`. `server_id` is what the mount's
+/// `iam_server_id_header_value` demands; signed along, it ties the request to one Vault.
+pub fn get_caller_identity(
+    credentials: &Credentials,
+    region: &str,
+    server_id: Option<&str>,
+    now: Timestamp,
+) -> Result<SignedRequest, SigningError> {
+    let host = sts_host(region)?;
+    if server_id.is_some_and(|id| id.trim() != id || id.bytes().any(|c| !(0x20..0x7f).contains(&c)))
+    {
+        return Err(SigningError::ServerId);
+    }
+    let mut plain = vec![("Content-Type", CONTENT_TYPE.to_owned())];
+    plain.extend(server_id.map(|id| (SERVER_ID, id.to_owned())));
+    let url = format!("https://{host}/");
+
+    let signed = signature(credentials, region, now, &url, &plain, BODY)?;
+    let mut headers: Vec<_> = plain
+        .into_iter()
+        .map(|(name, value)| (name, Redacted::new(value)))
+        .collect();
+    headers.push(("Content-Length", Redacted::new(BODY.len().to_string())));
+    headers.extend(signed);
+    Ok(SignedRequest {
+        method: "POST",
+        url,
+        body: BODY,
+        headers,
+    })
+}
+
+/// The headers that signing adds: date, session token, authorization.
+fn signature(
+    credentials: &Credentials,
+    region: &str,
+    now: Timestamp,
+    url: &str,
+    headers: &[(&'static str, String)],
+    body: &str,
+) -> Result<Vec<(&'static str, Redacted<String>)>, SigningError> {
+    let refused = |text: String| SigningError::Signer { text };
+    let identity = credentials.clone().into();
+    let params = v4::SigningParams::builder()
+        .identity(&identity)
+        .region(region)
+        .name("sts")
+        .time(SystemTime::from(now))
+        .settings(SigningSettings::default())
+        .build()
+        .map_err(|error| refused(error.to_string()))?
+        .into();
+    let request = SignableRequest::new(
+        "POST",
+        url,
+        headers.iter().map(|(name, value)| (*name, value.as_str())),
+        SignableBody::Bytes(body.as_bytes()),
+    )
+    .map_err(|error| refused(error.to_string()))?;
+    let (instructions, _) = sign(request, &params)
+        .map_err(|error| refused(error.to_string()))?
+        .into_parts();
+    let (added, _) = instructions.into_parts();
+    added
+        .into_iter()
+        .map(|header| {
+            let name = match header.name() {
+                "authorization" => "Authorization",
+                "x-amz-date" => "X-Amz-Date",
+                "x-amz-security-token" => "X-Amz-Security-Token",
+                // Vault would refuse it: better to learn that here.
+                other => return Err(refused(format!("it adds the header {other}"))),
+            };
+            Ok((name, Redacted::new(header.value().to_owned())))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The credentials of AWS's published test suite.
+    fn credentials(token: Option<&str>) -> Credentials {
+        Credentials::new(
+            "AKIDEXAMPLE",
+            "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
+            token.map(str::to_owned),
+            None,
+            "test",
+        )
+    }
+
+    fn header(request: &SignedRequest, name: &str) -> Option<String> {
+        request
+            .headers()
+            .find(|(found, _)| *found == name)
+            .map(|(_, value)| value.to_owned())
+    }
+
+    fn now() -> Timestamp {
+        "2015-08-30T12:36:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn the_signer_agrees_with_the_published_test_suite() {
+        // Signature Version 4 test suite, case post-x-www-form-urlencoded.
+        let identity = credentials(None).into();
+        let params = v4::SigningParams::builder()
+            .identity(&identity)
+            .region("us-east-1")
+            .name("service")
+            .time(SystemTime::from(now()))
+            .settings(SigningSettings::default())
+            .build()
+            .unwrap()
+            .into();
+        let request = SignableRequest::new(
+            "POST",
+            "https://example.amazonaws.com/",
+            [("Content-Type", "application/x-www-form-urlencoded")].into_iter(),
+            SignableBody::Bytes(b"Param1=value1"),
+        )
+        .unwrap();
+        let (_, signature) = sign(request, &params).unwrap().into_parts();
+        assert_eq!(
+            signature,
+            "ff11897932ad3f4e8b18135d722051e5ac45fc38421b1da7b9d196a0fe09473a"
+        );
+    }
+
+    #[test]
+    fn only_the_needed_headers_are_sent_and_all_are_signed() {
+        let request = get_caller_identity(
+            &credentials(Some("TOKEN")),
+            "eu-west-1",
+            Some("vault.example.com"),
+            now(),
+        )
+        .unwrap();
+        assert_eq!(request.method(), "POST");
+        assert_eq!(request.url(), "https://sts.eu-west-1.amazonaws.com/");
+        assert_eq!(
+            request.body(),
+            "Action=GetCallerIdentity&Version=2011-06-15"
+        );
+        let mut names: Vec<_> = request.headers().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "Authorization",
+                "Content-Length",
+                "Content-Type",
+                "X-Amz-Date",
+                "X-Amz-Security-Token",
+                "X-Vault-AWS-IAM-Server-ID"
+            ]
+        );
+        let authorization = header(&request, "Authorization").unwrap();
+        assert!(
+            authorization.starts_with(
+                "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/eu-west-1/sts/aws4_request, \
+                 SignedHeaders=content-type;host;x-amz-date;x-amz-security-token;\
+                 x-vault-aws-iam-server-id, Signature="
+            ),
+            "{authorization}"
+        );
+        assert_eq!(header(&request, "X-Amz-Date").unwrap(), "20150830T123600Z");
+    }
+
+    #[test]
+    fn the_signature_is_that_of_the_written_rules() {
+        use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
+        use sha2::{Digest, Sha256};
+
+        let request = get_caller_identity(
+            &credentials(Some("TOKEN")),
+            "us-east-1",
+            Some("vault.example.com"),
+            now(),
+        )
+        .unwrap();
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let canonical = format!(
+            "POST\n/\n\ncontent-type:{CONTENT_TYPE}\nhost:sts.amazonaws.com\n\
+             x-amz-date:20150830T123600Z\nx-amz-security-token:TOKEN\n\
+             x-vault-aws-iam-server-id:vault.example.com\n\n\
+             content-type;host;x-amz-date;x-amz-security-token;x-vault-aws-iam-server-id\n{}",
+            hex(&Sha256::digest(BODY))
+        );
+        let to_sign = format!(
+            "AWS4-HMAC-SHA256\n20150830T123600Z\n20150830/us-east-1/sts/aws4_request\n{}",
+            hex(&Sha256::digest(&canonical))
+        );
+        let key = generate_signing_key(
+            "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
+            SystemTime::from(now()),
+            "us-east-1",
+            "sts",
+        );
+        let expected = calculate_signature(key, to_sign.as_bytes());
+        assert!(
+            header(&request, "Authorization")
+                .unwrap()
+                .ends_with(&expected)
+        );
+    }
+
+    #[test]
+    fn the_host_fits_the_region() {
+        for (region, host) in [
+            ("us-east-1", "sts.amazonaws.com"),
+            ("eu-central-1", "sts.eu-central-1.amazonaws.com"),
+            ("us-gov-west-1", "sts.us-gov-west-1.amazonaws.com"),
+            ("cn-north-1", "sts.cn-north-1.amazonaws.com.cn"),
+        ] {
+            assert_eq!(sts_host(region).unwrap(), host);
+        }
+    }
+
+    #[test]
+    fn what_is_no_region_becomes_no_host() {
+        for region in [
+            "",
+            "x",
+            "evil.com/",
+            "eu-west-1.evil",
+            "EU-WEST-1",
+            "eu west",
+            "-a",
+            "a-",
+        ] {
+            assert!(sts_host(region).is_err(), "{region}");
+        }
+    }
+
+    #[test]
+    fn a_server_id_cannot_add_a_header() {
+        let credentials = credentials(None);
+        for id in ["a\r\nX-Amz-Foo: b", " a", "ü"] {
+            let error = get_caller_identity(&credentials, "us-east-1", Some(id), now());
+            assert_eq!(error.unwrap_err(), SigningError::ServerId, "{id}");
+        }
+    }
+
+    #[test]
+    fn vault_gets_each_header_as_a_list() {
+        let request = get_caller_identity(&credentials(None), "us-east-1", None, now()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(request.headers_json().expose()).unwrap();
+        assert_eq!(json["Content-Type"][0], CONTENT_TYPE);
+        assert_eq!(json["Content-Length"][0], "43");
+        assert!(json.get("X-Amz-Security-Token").is_none());
+    }
+
+    #[test]
+    fn debug_shows_no_signature() {
+        let request = get_caller_identity(&credentials(None), "us-east-1", None, now()).unwrap();
+        assert!(!format!("{request:?}").contains("Signature"));
+    }
+}

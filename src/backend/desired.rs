@@ -1,0 +1,224 @@
+//! What a `VaultAwsBackend` asks for, checked without a request. Pure.
+
+use crate::{
+    crd::{BackendReason, Management, VaultAwsBackendSpec},
+    fault::{Fault, Retry},
+    naming, tenancy,
+};
+
+/// A backend that can work.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Desired {
+    /// The auth mount.
+    pub mount: String,
+    /// The KV v2 mount.
+    pub kv_mount: String,
+    /// What is ours of the mount's configuration; `None` under `management: Observed`.
+    pub managed: Option<Managed>,
+    /// Whether requests name a Vault namespace.
+    pub wants_namespace: bool,
+}
+
+/// The part of the mount's configuration that is ours.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Managed {
+    /// Name of the Secret with Vault's AWS keys.
+    pub credentials: Option<String>,
+    /// config/client, the fields that are given.
+    pub sts_endpoint: Option<String>,
+    /// Region of Vault's own STS requests.
+    pub sts_region: Option<String>,
+    /// IAM endpoint.
+    pub iam_endpoint: Option<String>,
+    /// Retries.
+    pub max_retries: Option<i32>,
+    /// Whether `client` was given at all.
+    pub has_client: bool,
+    /// Value of X-Vault-AWS-IAM-Server-ID that every login must sign.
+    pub server_id: String,
+    /// Account and role for each foreign account, sorted.
+    pub accounts: Vec<(String, String)>,
+}
+
+/// Why it cannot work.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// A naming template is ambiguous in itself.
+    #[error(transparent)]
+    Naming(#[from] naming::Fault),
+    /// Several accounts, one name.
+    #[error(
+        "tenancy spans {0} accounts, so naming.role must contain {{account}}: roles of the same name \
+         in two accounts would be one role in Vault"
+    )]
+    RoleNotUnique(usize),
+    /// Several roles, one policy.
+    #[error("naming.policy must contain {{role}}: several roles would share one policy")]
+    PolicyNotUnique,
+    /// A selector that would mean every namespace.
+    #[error("tenancy rule `{0}` has an empty namespace selector; name the namespaces or select some")]
+    EmptySelector(String),
+    /// Region and endpoint disagree.
+    #[error(
+        "auth.client.stsEndpoint is in region {endpoint}, but logins are signed for aws.region \
+         {region}: set aws.region to {endpoint}"
+    )]
+    Region {
+        /// Region of the endpoint.
+        endpoint: String,
+        /// Region of the logins.
+        region: String,
+    },
+    /// The address names no host.
+    #[error("vault.address names no host; set it to https://host:port")]
+    Address,
+}
+
+impl Fault for Refusal {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::RoleNotUnique(_) | Self::PolicyNotUnique => BackendReason::NamingNotUnique,
+            Self::Naming(_) | Self::EmptySelector(_) | Self::Region { .. } | Self::Address => {
+                BackendReason::InvalidSpec
+            }
+        }
+        .as_str()
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::WhenChanged
+    }
+}
+
+impl Desired {
+    /// Checks the spec.
+    ///
+    /// # Errors
+    /// [`Refusal`], before any request.
+    pub fn parse(spec: &VaultAwsBackendSpec, server_id: Option<String>) -> Result<Self, Refusal> {
+        naming::check_template(&spec.naming.role)?;
+        naming::check_template(&spec.naming.policy)?;
+        let accounts = tenancy::accounts(&spec.tenancy);
+        if accounts > 1 && !spec.naming.role.contains("{account}") {
+            return Err(Refusal::RoleNotUnique(accounts));
+        }
+        if !spec.naming.policy.contains("{role}") {
+            return Err(Refusal::PolicyNotUnique);
+        }
+        for rule in &spec.tenancy {
+            if tenancy::selects_everything(&rule.namespaces) {
+                return Err(Refusal::EmptySelector(rule.name.clone()));
+            }
+        }
+        let endpoint = spec.auth.client.as_ref().and_then(|client| client.sts_endpoint.as_deref());
+        if let Some(region) = endpoint.and_then(region_of)
+            && region != spec.aws.region
+        {
+            return Err(Refusal::Region { endpoint: region, region: spec.aws.region.clone() });
+        }
+        let server_id = server_id.ok_or(Refusal::Address)?;
+        let managed = (spec.auth.management == Management::Managed).then(|| {
+            let client = spec.auth.client.clone().unwrap_or_default();
+            let mut accounts: Vec<(String, String)> = spec
+                .auth
+                .accounts
+                .iter()
+                .map(|account| (account.account_id.clone(), account.sts_role_arn.clone()))
+                .collect();
+            accounts.sort();
+            Managed {
+                has_client: spec.auth.client.is_some(),
+                credentials: client.credentials_ref.map(|reference| reference.name),
+                sts_endpoint: client.sts_endpoint,
+                sts_region: client.sts_region,
+                iam_endpoint: client.iam_endpoint,
+                max_retries: client.max_retries,
+                server_id,
+                accounts,
+            }
+        });
+        Ok(Self {
+            mount: spec.auth.mount.clone(),
+            kv_mount: spec.certificates.mount.clone(),
+            managed,
+            wants_namespace: spec.vault.namespace.is_some(),
+        })
+    }
+}
+
+/// The region of an AWS STS endpoint: `https://sts.eu-west-1.amazonaws.com`; `None` for the global
+/// one, which is signed for us-east-1 or for nothing we know, and for endpoints that are not AWS's.
+fn region_of(endpoint: &str) -> Option<String> {
+    let host = endpoint.strip_prefix("https://")?.trim_end_matches('/');
+    let region = host.strip_prefix("sts.")?;
+    if region == "amazonaws.com" {
+        return Some("us-east-1".into());
+    }
+    let region = region.strip_suffix(".amazonaws.com").or_else(|| region.strip_suffix(".amazonaws.com.cn"))?;
+    Some(region.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parse(change: impl FnOnce(&mut Value)) -> Result<Desired, Refusal> {
+        let mut spec = json!({
+            "vault": {"address": "https://vault.example.com:8200"},
+            "operatorLogin": {"serviceAccount": {"role": "operator"}},
+            "tenancy": [{
+                "name": "team-a", "namespaces": {"names": ["team-a"]},
+                "accounts": ["111122223333"], "iamRoles": ["web"],
+            }],
+        });
+        change(&mut spec);
+        let spec = serde_json::from_value(spec).unwrap();
+        Desired::parse(&spec, Some("vault.example.com".into()))
+    }
+
+    #[test]
+    fn the_minimal_backend_can_work() {
+        let desired = parse(|_| ()).unwrap();
+        assert_eq!((desired.mount.as_str(), desired.kv_mount.as_str()), ("aws", "secret"));
+        assert_eq!(desired.managed, None);
+    }
+
+    #[test]
+    fn two_accounts_need_the_account_in_the_name() {
+        let two = |spec: &mut Value| spec["tenancy"][0]["accounts"] = json!(["111122223333", "444455556666"]);
+        assert_eq!(parse(two), Err(Refusal::RoleNotUnique(2)));
+        assert_eq!(parse(two).unwrap_err().reason(), "NamingNotUnique");
+        let named = parse(|spec| {
+            two(spec);
+            spec["naming"] = json!({"role": "{account}-{iamRole}"});
+        });
+        assert!(named.is_ok());
+    }
+
+    #[test]
+    fn a_policy_belongs_to_one_role() {
+        let refusal = parse(|spec| spec["naming"] = json!({"policy": "vaultaws-{iamRole}"}));
+        assert_eq!(refusal, Err(Refusal::PolicyNotUnique));
+    }
+
+    #[test]
+    fn an_empty_selector_is_refused() {
+        let refusal = parse(|spec| spec["tenancy"][0]["namespaces"] = json!({"selector": {}}));
+        assert_eq!(refusal, Err(Refusal::EmptySelector("team-a".into())));
+    }
+
+    #[test]
+    fn logins_are_signed_for_the_region_of_the_endpoint() {
+        let managed = |endpoint: &'static str| {
+            parse(move |spec| {
+                spec["auth"] = json!({"management": "Managed", "client": {"stsEndpoint": endpoint}});
+            })
+        };
+        assert!(matches!(managed("https://sts.eu-west-1.amazonaws.com"), Err(Refusal::Region { .. })));
+        assert!(managed("https://sts.amazonaws.com").is_ok());
+        assert!(managed("https://sts.us-east-1.amazonaws.com/").is_ok());
+        assert!(managed("http://127.0.0.1:4566").is_ok());
+    }
+}

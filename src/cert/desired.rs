@@ -1,0 +1,567 @@
+//! What a `VaultCertSync` asks for, once everything it refers to is found and granted. Pure.
+//!
+//! Every refusal that needs no request is born here: a missing or unready role, a tenancy rule that
+//! does not grant it, a name that cannot be.
+
+use std::collections::BTreeMap;
+
+use kube::ResourceExt;
+
+use crate::{
+    crd::{
+        CertificateSelection, IdentityKind, SyncReason, VaultAwsBackend, VaultAwsRole,
+        VaultCertSync,
+    },
+    fault::{Fault, Retry},
+    naming::{self, IamRole, RoleName, Subject},
+    tenancy,
+};
+
+/// What the sync refers to, as the caches hold it.
+#[derive(Debug)]
+pub struct References<'a> {
+    /// The VaultAwsRole named by `roleRef`; `None` if there is none, or if `principal` is used.
+    pub role: Option<&'a VaultAwsRole>,
+    /// The backend.
+    pub backend: Option<&'a VaultAwsBackend>,
+    /// Labels of the namespace.
+    pub labels: &'a BTreeMap<String, String>,
+}
+
+/// A sync that may be carried out.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Desired {
+    /// The AWS principal.
+    pub iam_role: IamRole,
+    /// The role at which to log in to Vault.
+    pub vault_role: String,
+    /// The auth mount.
+    pub auth_mount: String,
+    /// Value of X-Vault-AWS-IAM-Server-ID.
+    pub server_id: String,
+    /// Region for which the login is signed.
+    pub region: String,
+    /// How the AWS identity is got.
+    pub identity: Identity,
+    /// The KV v2 mount.
+    pub kv_mount: String,
+    /// Directory in it, without slashes at its ends.
+    pub directory: String,
+    /// Which entries.
+    pub selection: Selection,
+    /// Template of the Secrets' names.
+    pub secret_name: String,
+    /// Name of the sync.
+    pub name: String,
+}
+
+/// How the AWS identity is got.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Identity {
+    /// The operator assumes the role.
+    AssumeRole {
+        /// `vaultaws-<namespace>-<name>`, at most 64 characters (IAM's limit).
+        session_name: String,
+        /// The client's trust policy names it.
+        external_id: String,
+    },
+    /// Keys in a Secret of the namespace.
+    Secret {
+        /// Name of the Secret.
+        name: String,
+    },
+}
+
+/// Which entries of the directory.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Selection {
+    /// Names without a wildcard, read without listing.
+    pub exact: Vec<String>,
+    /// Patterns with `*`.
+    pub globs: Vec<String>,
+    /// What to leave out.
+    pub exclude: Vec<String>,
+}
+
+impl Selection {
+    fn new(selection: &CertificateSelection) -> Self {
+        let (globs, exact) = selection.include.iter().cloned().partition(|name| name.contains('*'));
+        Self { exact, globs, exclude: selection.exclude.clone() }
+    }
+
+    /// Whether this name of the directory is meant.
+    pub fn takes(&self, name: &str) -> bool {
+        let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, name));
+        (any(&self.globs) || self.exact.iter().any(|exact| exact == name)) && !any(&self.exclude)
+    }
+}
+
+/// Why there is nothing to carry out.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// `roleRef` names nothing yet.
+    #[error("there is no VaultAwsRole `{0}` in this namespace")]
+    RoleNotFound(String),
+    /// The role is not usable yet.
+    #[error("VaultAwsRole `{name}` is not ready: {why}")]
+    RoleNotReady {
+        /// Its name.
+        name: String,
+        /// Its own reason.
+        why: String,
+    },
+    /// The backend is not there yet.
+    #[error("there is no VaultAwsBackend `{0}`")]
+    BackendNotFound(String),
+    /// The backend is not usable yet.
+    #[error("VaultAwsBackend `{name}` is not ready: {why}")]
+    BackendNotReady {
+        /// Its name.
+        name: String,
+        /// Its own reason.
+        why: String,
+    },
+    /// No rule grants it.
+    #[error(transparent)]
+    Tenancy(#[from] tenancy::Denied),
+    /// A name that cannot be.
+    #[error(transparent)]
+    Name(#[from] naming::Fault),
+    /// The address of the backend has no host.
+    #[error("the address of VaultAwsBackend `{0}` has no host")]
+    Address(String),
+}
+
+impl Fault for Refusal {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::RoleNotFound(_) => SyncReason::RoleNotFound,
+            Self::RoleNotReady { .. } => SyncReason::RoleNotReady,
+            Self::BackendNotFound(_) => SyncReason::BackendNotFound,
+            Self::BackendNotReady { .. } => SyncReason::BackendNotReady,
+            Self::Tenancy(_) => SyncReason::TenancyDenied,
+            Self::Name(_) | Self::Address(_) => SyncReason::InvalidSpec,
+        }
+        .as_str()
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            // A change of the other object wakes us.
+            Self::RoleNotFound(_)
+            | Self::RoleNotReady { .. }
+            | Self::BackendNotFound(_)
+            | Self::BackendNotReady { .. }
+            | Self::Tenancy(_) => Retry::Slowly,
+            Self::Name(_) | Self::Address(_) => Retry::WhenChanged,
+        }
+    }
+}
+
+impl Refusal {
+    /// Whether another object must come or change first, rather than this one.
+    pub fn is_waiting(&self) -> bool {
+        !matches!(self, Self::Name(_) | Self::Address(_) | Self::Tenancy(_))
+    }
+}
+
+/// The name of the role that a sync refers to; `None` if it names a principal.
+pub fn role_name(sync: &VaultCertSync) -> Option<String> {
+    match (&sync.spec.role_ref, &sync.spec.principal) {
+        (Some(role), _) => Some(role.name.clone()),
+        (None, Some(_)) => None,
+        (None, None) => Some(sync.name_any()),
+    }
+}
+
+/// The name of the backend that a sync uses, once its role is known.
+pub fn backend_name(sync: &VaultCertSync, role: Option<&VaultAwsRole>) -> Option<String> {
+    match &sync.spec.principal {
+        Some(principal) => Some(principal.backend_ref.name.clone()),
+        None => role.map(|role| role.spec.backend_ref.name.clone()),
+    }
+}
+
+/// The kind of identity a sync asks for.
+pub fn identity_kind(sync: &VaultCertSync) -> IdentityKind {
+    if sync.spec.identity.secret_ref.is_some() {
+        IdentityKind::Secret
+    } else {
+        IdentityKind::AssumeRole
+    }
+}
+
+impl Desired {
+    /// Puts the sync and what it refers to together.
+    ///
+    /// # Errors
+    /// [`Refusal`] says what is missing, denied or impossible.
+    pub fn resolve(sync: &VaultCertSync, references: &References<'_>) -> Result<Self, Refusal> {
+        let namespace = sync.namespace().unwrap_or_default();
+        let role = match role_name(sync) {
+            Some(name) => Some(references.role.ok_or(Refusal::RoleNotFound(name))?),
+            None => None,
+        };
+        let iam_role = match (&sync.spec.principal, role) {
+            (Some(principal), _) => IamRole::parse(
+                principal.partition,
+                &principal.account_id,
+                &principal.iam_role,
+                &principal.iam_role_path,
+            )?,
+            (None, Some(role)) => IamRole::parse(
+                role.spec.partition,
+                &role.spec.account_id,
+                &role.spec.iam_role,
+                &role.spec.iam_role_path,
+            )?,
+            (None, None) => return Err(Refusal::RoleNotFound(sync.name_any())),
+        };
+        let backend_name = backend_name(sync, role).unwrap_or_default();
+        let backend =
+            references.backend.ok_or_else(|| Refusal::BackendNotFound(backend_name.clone()))?;
+        tenancy::grant(
+            &backend.spec.tenancy,
+            &tenancy::Request {
+                namespace: &namespace,
+                labels: references.labels,
+                account: &iam_role.account,
+                iam_role: &iam_role.name,
+                identity: Some(identity_kind(sync)),
+            },
+        )?;
+        let cluster_id = usable_backend(backend)?;
+        let vault_role = match role {
+            Some(role) => usable_role(role)?,
+            None => {
+                let subject =
+                    Subject { iam_role: &iam_role, namespace: &namespace, name: &sync.name_any() };
+                RoleName::derive(&backend.spec.naming, subject)?.as_str().to_owned()
+            }
+        };
+        let identity = match &sync.spec.identity.secret_ref {
+            Some(secret) => Identity::Secret { name: secret.name.clone() },
+            None => Identity::AssumeRole {
+                session_name: session_name(&namespace, &sync.name_any()),
+                external_id: backend
+                    .spec
+                    .aws
+                    .external_id
+                    .replace("{clusterId}", &cluster_id)
+                    .replace("{namespace}", &namespace),
+            },
+        };
+        Ok(Self {
+            vault_role,
+            auth_mount: backend.spec.auth.mount.clone(),
+            server_id: server_id(backend).ok_or(Refusal::Address(backend_name))?,
+            region: backend.spec.aws.region.clone(),
+            identity,
+            kv_mount: backend.spec.certificates.mount.clone(),
+            directory: iam_role.directory(&backend.spec.certificates),
+            selection: Selection::new(&sync.spec.certificates),
+            secret_name: sync.spec.target.secret_name.clone(),
+            name: sync.name_any(),
+            iam_role,
+        })
+    }
+
+    /// Path of an entry in the KV mount.
+    pub fn entry_path(&self, entry: &str) -> String {
+        format!("{}/{entry}", self.directory)
+    }
+
+    /// The Secret for an entry, as Kubernetes can name it.
+    ///
+    /// # Errors
+    /// [`NameRefusal`] where there is no such name.
+    pub fn secret_for(&self, entry: &str) -> Result<String, NameRefusal> {
+        let filled = self
+            .secret_name
+            .replace("{name}", &self.name)
+            .replace("{account}", &self.iam_role.account)
+            .replace("{iamRole}", &self.iam_role.name)
+            .replace("{certificate}", entry);
+        let mut name = String::new();
+        for character in filled.to_lowercase().chars() {
+            let keep = character.is_ascii_lowercase()
+                || character.is_ascii_digit()
+                || matches!(character, '.' | '-');
+            if keep {
+                name.push(character);
+            } else if !name.ends_with('-') {
+                name.push('-');
+            }
+        }
+        let name = name.trim_matches(['-', '.']);
+        if name.len() > 253 {
+            return Err(NameRefusal::TooLong);
+        }
+        // Each label between full stops must start and end with a letter or digit (RFC 1123).
+        let label =
+            |label: &str| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-');
+        if name.is_empty() || !name.split('.').all(label) {
+            return Err(NameRefusal::NotAName);
+        }
+        Ok(name.to_owned())
+    }
+}
+
+/// Why there is no Secret of that name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NameRefusal {
+    /// Longer than Kubernetes allows.
+    #[error("the Secret's name would be longer than 253 characters; shorten target.secretName")]
+    TooLong,
+    /// Not a DNS subdomain.
+    #[error("the Secret's name would not be a DNS subdomain; change target.secretName")]
+    NotAName,
+}
+
+/// Whether a name from LIST can be part of a path. Names in Vault are somebody else's text.
+pub fn is_plain(entry: &str) -> bool {
+    !entry.is_empty()
+        && entry != "."
+        && entry != ".."
+        && entry.len() <= 512
+        && !entry.chars().any(|c| c.is_control() || matches!(c, '%' | '?' | '#' | '/'))
+}
+
+/// The host of the address, as logins sign it unless the backend says otherwise.
+pub fn server_id(backend: &VaultAwsBackend) -> Option<String> {
+    backend.spec.auth.server_id.clone().or_else(|| {
+        let rest = backend.spec.vault.address.strip_prefix("https://")?;
+        let authority = rest.split('/').next()?;
+        let host = match authority.strip_prefix('[') {
+            Some(six) => six.split(']').next()?,
+            None => authority.split(':').next()?,
+        };
+        (!host.is_empty()).then(|| host.to_owned())
+    })
+}
+
+fn session_name(namespace: &str, name: &str) -> String {
+    let mut text = format!("vaultaws-{namespace}-{name}");
+    text.truncate(64);
+    text
+}
+
+/// The cluster id of a backend that has been looked at and may be used. A backend that is not ready
+/// because Vault is down may be used: our own requests will say so.
+fn usable_backend(backend: &VaultAwsBackend) -> Result<String, Refusal> {
+    let refuse = |why: &str| Refusal::BackendNotReady { name: backend.name_any(), why: why.into() };
+    let status = backend.status.as_ref().ok_or_else(|| refuse("it has not been looked at yet"))?;
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+    if let Some(ready) = ready
+        && ready.status == "False"
+        && PERMANENT_BACKEND.contains(&ready.reason.as_str())
+    {
+        return Err(refuse(&ready.reason));
+    }
+    status.cluster_id.clone().ok_or_else(|| refuse("it has not been looked at yet"))
+}
+
+const PERMANENT_BACKEND: [&str; 6] = [
+    "InvalidSpec",
+    "NamingNotUnique",
+    "NamespacesUnsupported",
+    "MountNotFound",
+    "MountConflict",
+    "NotKvV2",
+];
+
+/// The Vault role of a VaultAwsRole that stands in Vault. That Vault cannot be reached now does not
+/// matter here: it is a shared fault, and our own requests will say so.
+fn usable_role(role: &VaultAwsRole) -> Result<String, Refusal> {
+    let refuse = |why: &str| Refusal::RoleNotReady { name: role.name_any(), why: why.into() };
+    if role.metadata.deletion_timestamp.is_some() {
+        return Err(refuse("it is being deleted"));
+    }
+    let status = role.status.as_ref().ok_or_else(|| refuse("it has not been looked at yet"))?;
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+    match ready {
+        None => return Err(refuse("it has not been looked at yet")),
+        Some(ready) if ready.status == "True" => {}
+        Some(ready)
+            if status.role_id.is_none()
+                || PERMANENT_ROLE.contains(&ready.reason.as_str())
+                || role.metadata.generation != Some(status.observed_generation) =>
+        {
+            return Err(refuse(&ready.reason));
+        }
+        Some(_) => {}
+    }
+    status.vault_role.clone().ok_or_else(|| refuse("it has no role in Vault yet"))
+}
+
+const PERMANENT_ROLE: [&str; 5] =
+    ["Conflict", "TenancyDenied", "InvalidSpec", "ReservedName", "BackendNotFound"];
+
+/// `*` stands for any run of characters, everywhere in the pattern.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.len() >= last.len() && rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::{
+        Naming, Target, VaultAwsBackendSpec, VaultAwsBackendStatus, VaultAwsRoleStatus,
+        VaultCertSyncSpec,
+    };
+
+    fn backend() -> VaultAwsBackend {
+        let spec: VaultAwsBackendSpec = serde_json::from_value(serde_json::json!({
+            "vault": {"address": "https://vault.example.com:8200"},
+            "operatorLogin": {"serviceAccount": {"role": "operator"}},
+            "tenancy": [{
+                "name": "team-a", "namespaces": {"names": ["team-a"]},
+                "accounts": ["111122223333"], "iamRoles": ["web"], "identities": ["AssumeRole"],
+            }],
+        }))
+        .unwrap();
+        let mut backend = VaultAwsBackend::new("default", spec);
+        backend.status = Some(VaultAwsBackendStatus {
+            cluster_id: Some("lab".into()),
+            ..VaultAwsBackendStatus::default()
+        });
+        backend
+    }
+
+    fn role() -> VaultAwsRole {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "vaultaws.dev/v1alpha1", "kind": "VaultAwsRole",
+            "metadata": {"name": "web", "namespace": "team-a", "generation": 1},
+            "spec": {"accountId": "111122223333", "iamRole": "web"},
+            "status": {
+                "observedGeneration": 1, "vaultRole": "web", "roleId": "id",
+                "conditions": [{"type": "Ready", "status": "True", "reason": "Ready",
+                    "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn sync() -> VaultCertSync {
+        let mut sync = VaultCertSync::new("web", VaultCertSyncSpec::default());
+        sync.metadata.namespace = Some("team-a".into());
+        sync
+    }
+
+    fn resolve(
+        sync: &VaultCertSync,
+        role: Option<&VaultAwsRole>,
+        backend: Option<&VaultAwsBackend>,
+    ) -> Result<Desired, Refusal> {
+        Desired::resolve(sync, &References { role, backend, labels: &BTreeMap::new() })
+    }
+
+    fn desired() -> Desired {
+        resolve(&sync(), Some(&role()), Some(&backend())).unwrap()
+    }
+
+    #[test]
+    fn a_sync_without_a_spec_takes_the_role_of_its_name() {
+        let desired = desired();
+        assert_eq!(desired.vault_role, "web");
+        assert_eq!(desired.directory, "certs/111122223333/web");
+        assert_eq!(desired.server_id, "vault.example.com");
+        assert_eq!(
+            desired.identity,
+            Identity::AssumeRole {
+                session_name: "vaultaws-team-a-web".into(),
+                external_id: "lab/team-a".into()
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_waited_for_by_name() {
+        let refusal = resolve(&sync(), None, Some(&backend())).unwrap_err();
+        assert_eq!((refusal.reason(), refusal.is_waiting()), ("RoleNotFound", true));
+        let refusal = resolve(&sync(), Some(&role()), None).unwrap_err();
+        assert_eq!((refusal.reason(), refusal.is_waiting()), ("BackendNotFound", true));
+        let mut unseen = backend();
+        unseen.status = None;
+        let refusal = resolve(&sync(), Some(&role()), Some(&unseen)).unwrap_err();
+        assert_eq!(refusal.reason(), "BackendNotReady");
+    }
+
+    #[test]
+    fn tenancy_is_checked_for_the_sync_itself() {
+        let mut by_secret = sync();
+        by_secret.spec.identity.secret_ref = Some(crate::crd::LocalRef { name: "keys".into() });
+        let refusal = resolve(&by_secret, Some(&role()), Some(&backend())).unwrap_err();
+        assert_eq!(refusal.reason(), "TenancyDenied");
+        assert_eq!(refusal.to_string(), "tenancy rule `team-a` does not grant identity Secret");
+    }
+
+    #[test]
+    fn a_role_that_waits_for_vault_is_usable_but_one_in_conflict_is_not() {
+        let with = |reason: &str| {
+            let mut role = role();
+            let ready = &mut role.status.as_mut().unwrap().conditions[0];
+            ready.status = "False".into();
+            ready.reason = reason.into();
+            role
+        };
+        assert!(resolve(&sync(), Some(&with("VaultUnreachable")), Some(&backend())).is_ok());
+        assert!(resolve(&sync(), Some(&with("Conflict")), Some(&backend())).is_err());
+        let mut never = with("VaultUnreachable");
+        never.status = Some(VaultAwsRoleStatus { role_id: None, ..never.status.unwrap() });
+        assert!(resolve(&sync(), Some(&never), Some(&backend())).is_err());
+    }
+
+    #[test]
+    fn globs_and_names_select_and_exclude_wins() {
+        let selection = Selection::new(&CertificateSelection {
+            include: vec!["api-*".into(), "web".into(), "*.pem".into()],
+            exclude: vec!["*-old".into()],
+        });
+        for (name, taken) in
+            [("api-1", true), ("web", true), ("web2", false), ("x.pem", true), ("api-old", false)]
+        {
+            assert_eq!(selection.takes(name), taken, "{name}");
+        }
+        assert!(matches("*", "") && matches("a*b*c", "abc") && !matches("a*bc", "abd"));
+        assert!(!matches("ab*b", "ab"));
+    }
+
+    #[test]
+    fn secrets_are_named_as_kubernetes_can_name_them() {
+        let desired = desired();
+        assert_eq!(desired.secret_for("TLS_Cert").unwrap(), "web-tls-cert");
+        assert_eq!(desired.secret_for("a  b__").unwrap(), "web-a-b");
+        assert_eq!(desired.secret_for("é"), Ok("web".into()));
+        let long = "x".repeat(253);
+        assert_eq!(desired.secret_for(&long), Err(NameRefusal::TooLong));
+        let mut only = desired;
+        only.secret_name = "{certificate}".into();
+        assert_eq!(only.secret_for("__"), Err(NameRefusal::NotAName));
+        assert_eq!(only.secret_for("a.-b"), Err(NameRefusal::NotAName));
+    }
+
+    #[test]
+    fn hostile_names_are_not_plain() {
+        for name in ["", ".", "..", "a/b", "a%2e", "a?b", "a#b", "a\u{7}b", "a\nb"] {
+            assert!(!is_plain(name), "{name:?}");
+        }
+        assert!(is_plain("web server é"));
+    }
+
+    #[test]
+    fn the_target_and_naming_have_defaults() {
+        assert_eq!(Target::default().secret_name, "{name}-{certificate}");
+        assert_eq!(Naming::default().role, "{iamRole}");
+    }
+}

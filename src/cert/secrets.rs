@@ -1,0 +1,273 @@
+//! The Secrets of the namespaces that hold a VaultCertSync, as their metadata stands.
+//!
+//! One metadata-only watch for each such namespace, so that the install needs a Role there and no
+//! cluster-wide right. What is kept of a Secret is what a pass asks: who controls it, which version of
+//! it stands, and whether it consents to be used as credentials. Its data is never watched, and a
+//! sync reads a Secret only when the version is not the one it wrote.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{Stream, stream};
+use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{core::PartialObjectMeta, runtime::reflector::ObjectRef};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    controller::watch::{Access, Event, Subscription, Watched, object_ref},
+    crd::VaultCertSync,
+};
+
+/// The label by which a Secret consents to be used as AWS credentials.
+pub const USE_LABEL: &str = "vaultaws.dev/use";
+/// Its value.
+pub const USE_CREDENTIALS: &str = "aws-credentials";
+
+/// How long a pass waits for the first list of a namespace.
+const FIRST_LIST: Duration = Duration::from_secs(10);
+/// The event of our own write may come before the answer to it: a change is judged after this.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// Metadata of one Secret.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Seen {
+    /// Its UID.
+    pub uid: String,
+    /// Which version of it stands.
+    pub resource_version: String,
+    /// UID and name of the VaultCertSync that controls it.
+    pub owner: Option<(String, String)>,
+    /// Whether it consents to be used as AWS credentials.
+    pub is_credentials: bool,
+}
+
+/// Why the Secrets of a namespace cannot be seen.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Unseen {
+    /// The Role is missing.
+    #[error(
+        "the operator may not read and write Secrets in namespace `{namespace}`: apply the Role and \
+         RoleBinding of deploy/tenant there"
+    )]
+    Forbidden {
+        /// The namespace.
+        namespace: String,
+    },
+    /// The API server does not answer.
+    #[error("the Secrets of namespace `{namespace}` could not be listed yet")]
+    NotYet {
+        /// The namespace.
+        namespace: String,
+    },
+}
+
+type SecretRef = ObjectRef<PartialObjectMeta<Secret>>;
+
+/// The Secrets of all watched namespaces. Cheap to clone.
+#[derive(Clone)]
+pub struct Secrets {
+    watched: Watched<PartialObjectMeta<Secret>>,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Our last write to each Secret: the watch tells of it later, and its event is no news.
+    written: HashMap<SecretRef, Seen>,
+    /// By namespace: its syncs, and the credentials Secret that each refers to.
+    syncs: HashMap<String, BTreeMap<String, Option<String>>>,
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secrets").finish_non_exhaustive()
+    }
+}
+
+/// One namespace's Secrets, as a pass asks about them.
+#[derive(Clone, Debug)]
+pub struct View {
+    secrets: Secrets,
+    namespace: String,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Plain data: whoever panicked while holding it left it whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Drops what nobody reads of a Secret's metadata before it is kept.
+pub fn prune(secret: &mut PartialObjectMeta<Secret>) {
+    let metadata = &mut secret.metadata;
+    metadata.annotations = None;
+    metadata.finalizers = None;
+    if let Some(labels) = &mut metadata.labels {
+        labels.retain(|key, _| key == USE_LABEL);
+    }
+}
+
+impl Secrets {
+    /// `watched` needs no namespace yet; [`Self::view`] adds them.
+    pub fn new(watched: Watched<PartialObjectMeta<Secret>>) -> Self {
+        Self { watched, known: Arc::default() }
+    }
+
+    /// The Secrets of a sync's namespace; the watch starts with the first sync of the namespace.
+    ///
+    /// # Errors
+    /// [`Unseen`] where the Role is missing or the API server does not answer in ten seconds.
+    pub async fn view(
+        &self,
+        namespace: &str,
+        sync: &str,
+        credentials: Option<&str>,
+    ) -> Result<View, Unseen> {
+        self.watched.include(namespace);
+        lock(&self.known)
+            .syncs
+            .entry(namespace.to_owned())
+            .or_default()
+            .insert(sync.to_owned(), credentials.map(str::to_owned));
+        let end = Instant::now() + FIRST_LIST;
+        loop {
+            match self.watched.access(Some(namespace)) {
+                Access::Granted => {
+                    return Ok(View { secrets: self.clone(), namespace: namespace.to_owned() });
+                }
+                Access::Denied => {
+                    return Err(Unseen::Forbidden { namespace: namespace.to_owned() });
+                }
+                Access::Pending | Access::Unknown if Instant::now() < end => {
+                    sleep(Duration::from_millis(50)).await;
+                }
+                Access::Pending | Access::Unknown => {
+                    return Err(Unseen::NotYet { namespace: namespace.to_owned() });
+                }
+            }
+        }
+    }
+
+    /// The sync is gone; with the last one of its namespace the watch ends.
+    pub fn forget(&self, namespace: &str, sync: &str) {
+        let mut known = lock(&self.known);
+        if let Some(syncs) = known.syncs.get_mut(namespace) {
+            syncs.remove(sync);
+            if syncs.is_empty() {
+                known.syncs.remove(namespace);
+                known.written.retain(|secret, _| secret.namespace.as_deref() != Some(namespace));
+                self.watched.exclude(namespace);
+            }
+        }
+    }
+
+    /// The syncs whose Secrets somebody else touched, or whose credentials changed.
+    pub fn triggers(&self) -> impl Stream<Item = ObjectRef<VaultCertSync>> + Send + 'static {
+        struct Source {
+            secrets: Secrets,
+            changes: Subscription<PartialObjectMeta<Secret>>,
+            ready: Vec<ObjectRef<VaultCertSync>>,
+        }
+        let source = Source {
+            secrets: self.clone(),
+            changes: self.watched.subscribe(),
+            ready: Vec::new(),
+        };
+        stream::unfold(source, |mut source| async move {
+            loop {
+                if let Some(sync) = source.ready.pop() {
+                    return Some((sync, source));
+                }
+                let events = source.changes.next().await;
+                sleep(SETTLE).await;
+                let mut syncs: Vec<_> =
+                    events.iter().flat_map(|event| source.secrets.concerned(event)).collect();
+                syncs.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+                syncs.dedup();
+                source.ready = syncs;
+            }
+        })
+    }
+
+    /// The syncs that a change concerns: the one that controls the Secret, and those that use it as
+    /// credentials; none if it is our own write.
+    fn concerned(
+        &self,
+        event: &Event<PartialObjectMeta<Secret>>,
+    ) -> Vec<ObjectRef<VaultCertSync>> {
+        let mut known = lock(&self.known);
+        let new = event.new.as_ref().map(|secret| seen(&secret.metadata));
+        match &new {
+            Some(new) if known.written.get(&event.object) == Some(new) => return Vec::new(),
+            Some(_) => {}
+            None => drop(known.written.remove(&event.object)),
+        }
+        let old = event.old.as_ref().map(|secret| seen(&secret.metadata));
+        let namespace = event.object.namespace.as_deref().unwrap_or_default();
+        let owners = [old, new].into_iter().flatten().filter_map(|seen| seen.owner);
+        let mut names: Vec<String> = owners.map(|(_, name)| name).collect();
+        if let Some(syncs) = known.syncs.get(namespace) {
+            let uses = |credentials: &Option<String>| credentials.as_ref() == Some(&event.object.name);
+            names.extend(syncs.iter().filter(|(_, used)| uses(used)).map(|(sync, _)| sync.clone()));
+        }
+        names.iter().map(|name| object_ref(Some(namespace), name)).collect()
+    }
+}
+
+impl View {
+    /// The Secret's metadata; `None` if there is none. Our own last write counts until the watch has
+    /// caught up with it.
+    pub fn get(&self, name: &str) -> Option<Seen> {
+        let object = object_ref(Some(&self.namespace), name);
+        let stored =
+            self.secrets.watched.store().fetch(&object).map(|secret| seen(&secret.metadata));
+        let written = lock(&self.secrets.known).written.get(&object).cloned();
+        match (stored, written) {
+            (Some(stored), Some(written)) if is_older(&stored, &written) => Some(written),
+            (Some(stored), _) => Some(stored),
+            (None, written) => written,
+        }
+    }
+
+    /// Remembers our own write.
+    pub fn written(&self, name: &str, seen: Seen) {
+        let object = object_ref(Some(&self.namespace), name);
+        lock(&self.secrets.known).written.insert(object, seen);
+    }
+
+    /// Our write was refused because the Secret is not as we thought: believe the watch.
+    pub fn doubt(&self, name: &str) {
+        let object = object_ref(Some(&self.namespace), name);
+        lock(&self.secrets.known).written.remove(&object);
+    }
+}
+
+/// Versions of one resource are numbers that grow (KEP-5504); what is no number is not older.
+fn is_older(stored: &Seen, written: &Seen) -> bool {
+    let number = |seen: &Seen| seen.resource_version.parse::<u64>().ok();
+    match (number(stored), number(written)) {
+        (Some(stored), Some(written)) => stored < written,
+        _ => false,
+    }
+}
+
+/// Reads what we keep of a Secret's metadata.
+pub fn seen(metadata: &ObjectMeta) -> Seen {
+    let owner = metadata.owner_references.iter().flatten().find(|owner| {
+        owner.controller == Some(true)
+            && owner.kind == "VaultCertSync"
+            && owner.api_version.starts_with("vaultaws.dev/")
+    });
+    Seen {
+        uid: metadata.uid.clone().unwrap_or_default(),
+        resource_version: metadata.resource_version.clone().unwrap_or_default(),
+        owner: owner.map(|owner| (owner.uid.clone(), owner.name.clone())),
+        is_credentials: metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(USE_LABEL))
+            .is_some_and(|value| value == USE_CREDENTIALS),
+    }
+}

@@ -1,0 +1,276 @@
+//! What to tell of a sync: its conditions, the summary, and when to look again. Pure.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    controller::pass::{Next, Outcome, Progress, Verdict},
+    crd::{CertificateState, CertificateStatus, SyncReason, VaultCertSyncStatus},
+};
+
+/// A certificate expires soon when less than a third of its life is left, or less than this.
+const SOON: SignedDuration = SignedDuration::from_hours(21 * 24);
+/// After so many missed intervals the last good state is no longer good enough.
+const MISSED: i32 = 3;
+
+/// Tells of a pass that read the source.
+pub fn told(
+    mut status: VaultCertSyncStatus,
+    certificates: Vec<CertificateStatus>,
+    interval: Duration,
+    now: Timestamp,
+) -> Outcome<VaultCertSyncStatus> {
+    let total = certificates.len();
+    let good = certificates.iter().filter(|one| one.state == CertificateState::Synced).count();
+    status.summary = Some(format!("{good}/{total}"));
+    status.next_expiry = certificates.iter().filter_map(expiry).min().map(|time| time.to_string());
+    let ready = ready(&certificates, now);
+    let expiring = expiring(&certificates, now);
+    let next = next(&certificates, interval, now);
+    status.certificates = certificates;
+    Outcome {
+        status,
+        progress: if ready.holds == Some(true) { Progress::Done } else { Progress::Waiting },
+        verdicts: vec![ready, expiring, fresh()],
+        notes: Vec::new(),
+        next,
+    }
+}
+
+/// Tells of a fault that many resources share (Vault down, STS down): the last good state stays as it
+/// is, `Stale` after one missed interval, not ready after three.
+pub fn missed(
+    previous: &VaultCertSyncStatus,
+    reason: &'static str,
+    message: String,
+    since: Timestamp,
+    interval: Duration,
+    now: Timestamp,
+) -> (VaultCertSyncStatus, Progress, Vec<Verdict>) {
+    let interval = SignedDuration::try_from(interval).unwrap_or(SignedDuration::from_hours(1));
+    let age = now.duration_since(since);
+    let stale = if age <= interval {
+        fresh()
+    } else {
+        Verdict::yes("Stale", SyncReason::Stale.as_str(), message.clone())
+    };
+    let was_ready =
+        previous.conditions.iter().find(|one| one.type_ == "Ready").filter(|one| one.status == "True");
+    let ready = match was_ready {
+        Some(_) if age <= interval * MISSED => ready(&previous.certificates, now),
+        _ => Verdict::no("Ready", reason, message),
+    };
+    let progress = if ready.holds == Some(true) { Progress::Done } else { Progress::Waiting };
+    (previous.clone(), progress, vec![ready, expiring(&previous.certificates, now), stale])
+}
+
+fn fresh() -> Verdict {
+    Verdict::no("Stale", SyncReason::Fresh.as_str(), "the source was read when it was due")
+}
+
+fn ready(certificates: &[CertificateStatus], now: Timestamp) -> Verdict {
+    if certificates.is_empty() {
+        return Verdict::no(
+            "Ready",
+            SyncReason::SourceEmpty.as_str(),
+            "no certificate lies in the role's directory, or none is selected",
+        );
+    }
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for one in certificates.iter().filter(|one| one.state != CertificateState::Synced) {
+        by_reason.entry(one.reason.as_deref().unwrap_or_default()).or_default().push(&one.name);
+    }
+    for one in certificates.iter().filter(|one| expiry(one).is_some_and(|end| end < now)) {
+        by_reason.entry(SyncReason::Expired.as_str()).or_default().push(&one.name);
+    }
+    if by_reason.is_empty() {
+        let count = certificates.len();
+        let plural = if count == 1 { "certificate is" } else { "certificates are" };
+        return Verdict::yes(
+            "Ready",
+            SyncReason::Synced.as_str(),
+            format!("{count} {plural} delivered"),
+        );
+    }
+    let message = by_reason
+        .iter()
+        .map(|(reason, names)| {
+            let more = names.len().saturating_sub(3);
+            let named = names.iter().take(3).map(|name| shown(name)).collect::<Vec<_>>().join(", ");
+            let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("{reason}: {named}{rest}")
+        })
+        .collect::<Vec<_>>()
+        .join("; ");
+    let mut reasons = by_reason.keys();
+    // One reason for all that is wrong is the reason; see status.certificates for each.
+    let reason = match (reasons.next(), reasons.next()) {
+        (Some(only), None) => SyncReason::ALL
+            .iter()
+            .find(|reason| reason.as_str() == *only)
+            .map_or(SyncReason::CertificatesRefused, |reason| *reason),
+        _ => SyncReason::CertificatesRefused,
+    };
+    Verdict::no("Ready", reason.as_str(), message)
+}
+
+/// Names of entries are somebody else's text.
+fn shown(name: &str) -> String {
+    let mut short: String = name.chars().take(64).flat_map(char::escape_default).collect();
+    short.truncate(128);
+    format!("`{short}`")
+}
+
+fn expiring(certificates: &[CertificateStatus], now: Timestamp) -> Verdict {
+    let soon: Vec<&str> = certificates
+        .iter()
+        .filter(|one| {
+            expiry(one).is_some_and(|end| {
+                let margin = start(one)
+                    .map_or(SOON, |start| (end.duration_since(start) / 3).min(SOON));
+                end.duration_since(now) < margin
+            })
+        })
+        .map(|one| one.name.as_str())
+        .collect();
+    match soon.first() {
+        None => Verdict::no(
+            "Expiring",
+            SyncReason::NotExpiring.as_str(),
+            "no delivered certificate expires soon",
+        ),
+        Some(first) => Verdict::yes(
+            "Expiring",
+            SyncReason::Expiring.as_str(),
+            match soon.len() - 1 {
+                0 => format!("{} expires soon", shown(first)),
+                more => format!("{} and {more} more expire soon", shown(first)),
+            },
+        ),
+    }
+}
+
+/// The next tick of the interval, or when the first certificate expires, if that is sooner.
+fn next(certificates: &[CertificateStatus], interval: Duration, now: Timestamp) -> Next {
+    let end = certificates.iter().filter_map(expiry).filter(|end| *end > now).min();
+    let left = end.and_then(|end| Duration::try_from(end.duration_since(now)).ok());
+    match left {
+        Some(left) if left < interval => Next::In(left + Duration::from_secs(1)),
+        _ => Next::Tick(interval),
+    }
+}
+
+fn expiry(one: &CertificateStatus) -> Option<Timestamp> {
+    one.not_after.as_deref()?.parse().ok()
+}
+
+fn start(one: &CertificateStatus) -> Option<Timestamp> {
+    one.not_before.as_deref()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn now() -> Timestamp {
+        "2026-06-01T00:00:00Z".parse().unwrap()
+    }
+
+    fn certificate(name: &str, not_after: &str) -> CertificateStatus {
+        serde_json::from_value(serde_json::json!({
+            "name": name, "state": "Synced",
+            "notBefore": "2026-05-01T00:00:00Z", "notAfter": not_after,
+        }))
+        .unwrap()
+    }
+
+    fn kept(name: &str, reason: SyncReason) -> CertificateStatus {
+        CertificateStatus {
+            state: CertificateState::Kept,
+            reason: Some(reason.as_str().into()),
+            ..certificate(name, "2027-01-01T00:00:00Z")
+        }
+    }
+
+    fn say(certificates: Vec<CertificateStatus>) -> (Outcome<VaultCertSyncStatus>, Verdict) {
+        let outcome = told(VaultCertSyncStatus::default(), certificates, HOUR, now());
+        let ready = outcome.verdicts[0].clone();
+        (outcome, ready)
+    }
+
+    #[test]
+    fn all_delivered_is_ready() {
+        let (outcome, ready) = say(vec![certificate("a", "2027-01-01T00:00:00Z")]);
+        assert_eq!((ready.holds, ready.reason), (Some(true), "Synced"));
+        assert_eq!(outcome.status.summary.as_deref(), Some("1/1"));
+        assert_eq!(outcome.next, Next::Tick(HOUR));
+    }
+
+    #[test]
+    fn one_reason_for_all_that_is_wrong_is_the_reason() {
+        let (_, ready) = say(vec![kept("a", SyncReason::Malformed), kept("b", SyncReason::Malformed)]);
+        assert_eq!((ready.reason, ready.message.as_str()), ("Malformed", "Malformed: `a`, `b`"));
+        let (_, ready) = say(vec![kept("a", SyncReason::Malformed), kept("b", SyncReason::Expired)]);
+        assert_eq!(ready.reason, "CertificatesRefused");
+    }
+
+    #[test]
+    fn a_delivered_certificate_that_expires_reddens_the_sync_in_time() {
+        let (outcome, ready) = say(vec![certificate("a", "2026-06-01T00:10:00Z")]);
+        assert_eq!(ready.holds, Some(true));
+        assert_eq!(outcome.next, Next::In(Duration::from_secs(601)));
+        assert_eq!(outcome.verdicts[1].reason, "Expiring");
+        let (_, ready) = say(vec![certificate("a", "2026-05-31T00:00:00Z")]);
+        assert_eq!((ready.holds, ready.reason), (Some(false), "Expired"));
+    }
+
+    #[test]
+    fn nothing_selected_is_source_empty() {
+        assert_eq!(say(Vec::new()).1.reason, "SourceEmpty");
+    }
+
+    #[test]
+    fn a_shared_fault_makes_stale_after_one_interval_and_not_ready_after_three() {
+        let previous = VaultCertSyncStatus {
+            certificates: vec![certificate("a", "2027-01-01T00:00:00Z")],
+            conditions: vec![Condition {
+                type_: "Ready".into(),
+                status: "True".into(),
+                reason: "Synced".into(),
+                message: String::new(),
+                last_transition_time: Time(now()),
+                observed_generation: None,
+            }],
+            ..VaultCertSyncStatus::default()
+        };
+        let after = |minutes: i64| {
+            let since = now() - SignedDuration::from_mins(minutes);
+            let (_, _, verdicts) =
+                missed(&previous, "VaultSealed", "sealed".into(), since, HOUR, now());
+            (verdicts[0].holds, verdicts[0].reason, verdicts[2].holds)
+        };
+        assert_eq!(after(30), (Some(true), "Synced", Some(false)));
+        assert_eq!(after(90), (Some(true), "Synced", Some(true)));
+        assert_eq!(after(200), (Some(false), "VaultSealed", Some(true)));
+    }
+
+    #[test]
+    fn a_shared_fault_before_the_first_delivery_is_told_at_once() {
+        let previous = VaultCertSyncStatus::default();
+        let (_, progress, verdicts) =
+            missed(&previous, "VaultSealed", "sealed".into(), now(), HOUR, now());
+        assert_eq!((verdicts[0].holds, verdicts[0].reason), (Some(false), "VaultSealed"));
+        assert_eq!(progress, Progress::Waiting);
+    }
+
+    #[test]
+    fn hostile_names_cannot_break_a_message() {
+        let (_, ready) = say(vec![kept("a\n\u{1b}[31m", SyncReason::InvalidName)]);
+        assert!(!ready.message.contains(['\n', '\u{1b}']), "{}", ready.message);
+    }
+}

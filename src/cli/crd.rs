@@ -1,0 +1,14 @@
+//! `vault-aws crd`: the CustomResourceDefinitions, for `kubectl apply`.
+
+use std::io::{self, Write};
+
+/// Why nothing, or not everything, was printed.
+#[derive(Debug, thiserror::Error)]
+#[error("writing the CustomResourceDefinitions")]
+pub struct Error(#[from] io::Error);
+
+/// Writes the YAML documents, in a fixed order.
+pub fn print(mut stdout: impl Write) -> Result<(), Error> {
+    stdout.write_all(crate::crd::yaml().as_bytes())?;
+    Ok(stdout.flush()?)
+}

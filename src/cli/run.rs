@@ -1,0 +1,243 @@
+//! `vault-aws run`: settings → clients → controllers and the admin server → graceful stop.
+
+use std::{future::Future, io, time::Duration};
+
+use kube::{Client, Config};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::RunArgs;
+use crate::{
+    admin::{self, Vitals},
+    controller::{
+        Shell,
+        report::Reporter,
+        watch::{Kind, Scope, Watched},
+    },
+    telemetry::{self, Metrics, Pulse},
+};
+
+/// How long one pass may take.
+const PASS_DEADLINE: Duration = Duration::from_secs(120);
+
+/// How long a request to the API server, other than a watch, may stay without a byte.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// From the signal to the end; a pod has 30 seconds.
+const STOP_WITHIN: Duration = Duration::from_secs(25);
+
+/// Why the operator could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] telemetry::LogError),
+    /// The admin server.
+    #[error(transparent)]
+    Admin(#[from] admin::Error),
+    /// Tokio.
+    #[error("starting the runtime")]
+    Runtime(#[source] io::Error),
+    /// SIGTERM or SIGINT cannot be listened to.
+    #[error("listening for signals")]
+    Signals(#[source] io::Error),
+    /// No cluster.
+    #[error("finding the Kubernetes API server")]
+    Infer(#[source] kube::config::InferConfigError),
+    /// The configuration of the cluster cannot be used.
+    #[error("preparing the Kubernetes client")]
+    Client(#[source] kube::Error),
+    /// A controller ended although nobody asked it to: better a restart than half an operator.
+    #[error("a controller ended by itself")]
+    ControllerEnded,
+}
+
+impl Error {
+    /// What to do about it, if that is not plain.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Infer(_) | Self::Client(_) => {
+                Some("set KUBECONFIG, or run in a pod with a service account")
+            }
+            Self::Log(telemetry::LogError::Filter { .. }) => {
+                Some("a filter is a list like `info,vault_aws_operator=debug`")
+            }
+            Self::Admin(admin::Error::Bind { .. }) => {
+                Some("choose another address with --admin-address; port 0 takes a free one")
+            }
+            Self::Log(_)
+            | Self::Admin(_)
+            | Self::Runtime(_)
+            | Self::Signals(_)
+            | Self::ControllerEnded => None,
+        }
+    }
+}
+
+/// Runs the operator until SIGTERM or SIGINT.
+pub fn run(args: RunArgs) -> Result<(), Error> {
+    // Only fails if there is a provider already, and then it is this one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    telemetry::init_log(args.log_format, &args.log_filter)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    let ended = runtime.block_on(serve(args));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+async fn serve(args: RunArgs) -> Result<(), Error> {
+    let signals = Signals::listen()?;
+    let clients = Clients::connect().await?;
+    let metrics = Metrics::new(!args.no_certificate_expiry_metrics);
+    let vitals = Vitals::new(metrics.clone());
+    admin::serve(args.admin_address, vitals.clone())?;
+    let shutdown = CancellationToken::new();
+    let stopping = shutdown.clone();
+    vitals.needs(move || stopping.is_cancelled().then(|| "stopping".to_owned()));
+    let mut operator = Operator {
+        reporter: Reporter::new(clients.requests.clone(), metrics.clone(), args.instance.clone()),
+        args,
+        clients,
+        metrics,
+        vitals,
+        shutdown,
+        tasks: JoinSet::new(),
+    };
+    operator.compose();
+    operator.run_until(signals.received()).await
+}
+
+/// Two clients, since a read timeout that protects requests would end quiet watches.
+#[derive(Clone)]
+pub struct Clients {
+    /// For lists and watches, which have deadlines of their own.
+    pub watches: Client,
+    /// For everything else.
+    pub requests: Client,
+}
+
+impl Clients {
+    async fn connect() -> Result<Self, Error> {
+        let mut config = Config::infer().await.map_err(Error::Infer)?;
+        // It repeats 429 and 503 up to fifteen times within a pass, and POSTs too. Ours is the
+        // schedule, which lets others go first meanwhile.
+        config.default_retry = false;
+        config.read_timeout = None;
+        let watches = Client::try_from(config.clone()).map_err(Error::Client)?;
+        config.read_timeout = Some(READ_TIMEOUT);
+        config.reset_reader_on_write = true;
+        let requests = Client::try_from(config).map_err(Error::Client)?;
+        Ok(Self { watches, requests })
+    }
+}
+
+/// What the controllers are built from.
+struct Operator {
+    args: RunArgs,
+    clients: Clients,
+    metrics: Metrics,
+    reporter: Reporter,
+    vitals: Vitals,
+    shutdown: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Operator {
+    /// The composition: which kinds are watched, and which controllers run.
+    fn compose(&mut self) {
+        // Each kind is one function that watches what it needs with `self.watch`, builds its
+        // reconciler and hands `controller::run` to `self.spawn`.
+    }
+
+    /// The scope of namespaced kinds.
+    #[expect(dead_code, reason = "used by the kinds")]
+    fn scope(&self) -> Scope {
+        if self.args.namespaces.is_empty() {
+            Scope::All
+        } else {
+            Scope::Namespaces(self.args.namespaces.clone())
+        }
+    }
+
+    /// Watches a kind; the process is ready only while that works.
+    #[expect(dead_code, reason = "used by the kinds")]
+    fn watch<K: Kind>(&self, scope: Scope, prune: fn(&mut K)) -> Watched<K> {
+        let client = self.clients.watches.clone();
+        let watched = Watched::start_pruned(client, self.metrics.clone(), scope, prune);
+        let looked_at = watched.clone();
+        self.vitals.needs(move || looked_at.complaint());
+        watched
+    }
+
+    /// What the controller of this kind is given; the process is healthy only while it lives.
+    #[expect(dead_code, reason = "used by the kinds")]
+    fn shell(&self, kind: &str) -> Shell {
+        let pulse = Pulse::default();
+        self.vitals.needs_pulse(kind, pulse.clone());
+        Shell {
+            reporter: self.reporter.clone(),
+            concurrency: usize::from(self.args.concurrency),
+            deadline: PASS_DEADLINE,
+            shutdown: self.shutdown.clone(),
+            pulse,
+        }
+    }
+
+    /// Starts a controller.
+    #[expect(dead_code, reason = "used by the kinds")]
+    fn spawn(&mut self, controller: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(controller);
+    }
+
+    /// Waits for the stop and sees it through. A second signal ends the process at once, since the
+    /// first one's handler is gone by then.
+    async fn run_until(mut self, stop: impl Future<Output = &'static str>) -> Result<(), Error> {
+        let asked = tokio::select! {
+            signal = stop => {
+                tracing::info!(signal, "stopping");
+                Ok(())
+            }
+            Some(ended) = self.tasks.join_next() => {
+                tracing::error!(panicked = ended.is_err(), "a controller ended by itself");
+                Err(Error::ControllerEnded)
+            }
+        };
+        self.shutdown.cancel();
+        let drained =
+            timeout(STOP_WITHIN, async { while self.tasks.join_next().await.is_some() {} });
+        if drained.await.is_err() {
+            tracing::warn!("controllers did not stop in time, broken off");
+        }
+        asked
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Error> {
+        let listen = |kind| signal(kind).map_err(Error::Signals);
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn received(mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Who is to be looked at, and when. Pure: the time comes in as an argument.
+//!
+//! One entry for each object. An object that is being looked at is never handed out again before
+//! that pass has ended; a wake-up meanwhile is kept and not lost. What changed goes before what was
+//! woken, and that before what is merely due, so that a new resource does not queue behind ten
+//! thousand refreshes; who is passed over three times has the next turn all the same.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+};
+
+use tokio::time::Instant;
+
+/// Why an object is in the queue, the most urgent first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Urgency {
+    /// It was created or changed.
+    Changed,
+    /// Something that it depends on changed, or a short delay is over.
+    Woken,
+    /// Its time has come.
+    Routine,
+}
+
+const URGENCIES: [Urgency; 3] = [Urgency::Changed, Urgency::Woken, Urgency::Routine];
+
+/// How often an urgency that has something due is passed over in favour of more urgent ones.
+const PATIENCE: u8 = 3;
+
+/// When, and a number that breaks ties in the order of arrival.
+type Due = (Instant, u64);
+
+#[derive(Debug)]
+struct Slot {
+    due: Option<(Urgency, Due)>,
+    running: bool,
+}
+
+#[derive(Debug)]
+struct File<T> {
+    by_time: BTreeMap<Due, T>,
+    passed_over: u8,
+}
+
+#[derive(Debug)]
+pub(super) struct Queue<T> {
+    slots: HashMap<T, Slot>,
+    /// By urgency.
+    files: [File<T>; 3],
+    arrivals: u64,
+    running: usize,
+}
+
+impl<T: Clone + Eq + Hash> Queue<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: HashMap::new(),
+            files: URGENCIES.map(|_| File { by_time: BTreeMap::new(), passed_over: 0 }),
+            arrivals: 0,
+            running: 0,
+        }
+    }
+
+    /// Has the object looked at by then. A more urgent or, of the same urgency, an earlier entry
+    /// stays as it is.
+    pub(super) fn add(&mut self, object: &T, urgency: Urgency, at: Instant) {
+        self.arrivals += 1;
+        let due = (at, self.arrivals);
+        let slot = self.slots.entry(object.clone()).or_insert(Slot { due: None, running: false });
+        if slot.due.is_some_and(|(known, (when, _))| (known, when) <= (urgency, at)) {
+            return;
+        }
+        let earlier = slot.due.replace((urgency, due));
+        if slot.running {
+            return; // Filed when its pass has ended.
+        }
+        if let Some((urgency, due)) = earlier {
+            self.file(urgency).remove(&due);
+        }
+        self.file(urgency).insert(due, object.clone());
+    }
+
+    /// The next object to look at; it counts as running until [`Self::ended`].
+    pub(super) fn take(&mut self, now: Instant) -> Option<T> {
+        let due = self
+            .files
+            .each_ref()
+            .map(|file| file.by_time.first_key_value().is_some_and(|((at, _), _)| *at <= now));
+        let waiting = || (0..self.files.len()).filter(|urgency| due[*urgency]);
+        let first = waiting().next()?;
+        let chosen = waiting()
+            .rev()
+            .find(|urgency| self.files[*urgency].passed_over >= PATIENCE)
+            .unwrap_or(first);
+        for (file, is_due) in self.files.iter_mut().zip(due).skip(chosen + 1) {
+            file.passed_over = if is_due { file.passed_over.saturating_add(1) } else { 0 };
+        }
+        let file = &mut self.files[chosen];
+        file.passed_over = 0;
+        let (_, object) = file.by_time.pop_first()?;
+        if let Some(slot) = self.slots.get_mut(&object) {
+            slot.due = None;
+            slot.running = true;
+            self.running += 1;
+        }
+        Some(object)
+    }
+
+    /// The object's pass has ended. What woke it meanwhile is filed.
+    pub(super) fn ended(&mut self, object: &T) {
+        let Some(slot) = self.slots.get_mut(object).filter(|slot| slot.running) else { return };
+        slot.running = false;
+        self.running -= 1;
+        match slot.due {
+            Some((urgency, due)) => drop(self.file(urgency).insert(due, object.clone())),
+            None => drop(self.slots.remove(object)),
+        }
+    }
+
+    /// Nobody needs to look at the object any more.
+    pub(super) fn forget(&mut self, object: &T) {
+        let Some(slot) = self.slots.get_mut(object) else { return };
+        let due = slot.due.take();
+        if slot.running {
+            return; // Goes when its pass ends.
+        }
+        if let Some((urgency, due)) = due {
+            self.file(urgency).remove(&due);
+        }
+        self.slots.remove(object);
+    }
+
+    /// When the next object is due; the past if one is overdue.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.files.iter().filter_map(|file| Some(file.by_time.first_key_value()?.0.0)).min()
+    }
+
+    /// How many objects are being looked at.
+    pub(super) fn running(&self) -> usize {
+        self.running
+    }
+
+    fn file(&mut self, urgency: Urgency) -> &mut BTreeMap<Due, T> {
+        &mut self.files[urgency as usize].by_time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{
+        Urgency::{Changed, Routine, Woken},
+        *,
+    };
+
+    fn drain(queue: &mut Queue<&'static str>, now: Instant) -> Vec<&'static str> {
+        std::iter::from_fn(|| queue.take(now)).collect()
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn an_object_is_handed_out_when_it_is_due_and_not_before() {
+        let (mut queue, now) = (Queue::new(), Instant::now());
+        queue.add(&"a", Routine, now + SECOND);
+        assert_eq!(queue.take(now), None);
+        assert_eq!(queue.next_due(), Some(now + SECOND));
+        assert_eq!(queue.take(now + SECOND), Some("a"));
+        assert_eq!(queue.next_due(), None);
+    }
+
+    #[test]
+    fn an_object_that_is_added_twice_is_handed_out_once_and_at_the_earlier_time() {
+        let (mut queue, now) = (Queue::new(), Instant::now());
+        queue.add(&"a", Routine, now + SECOND);
+        queue.add(&"a", Routine, now);
+        queue.add(&"a", Routine, now + SECOND * 2);
+        assert_eq!(drain(&mut queue, now + SECOND * 3), ["a"]);
+        assert_eq!(queue.running(), 1);
+    }
+
+    #[test]
+    fn a_running_object_is_not_handed_out_but_its_wake_up_is_kept() {
+        let (mut queue, now) = (Queue::new(), Instant::now());
+        queue.add(&"a", Changed, now);
+        assert_eq!(queue.take(now), Some("a"));
+        queue.add(&"a", Changed, now);
+        assert_eq!(queue.take(now), None);
+        queue.ended(&"a");
+        assert_eq!(queue.take(now), Some("a"));
+        queue.ended(&"a");
+        assert_eq!(queue.take(now), None);
+        assert_eq!(queue.running(), 0);
+    }
+
+    #[test]
+    fn a_tick_that_is_set_after_a_pass_does_not_delay_a_wake_up_during_it() {
+        let (mut queue, now) = (Queue::new(), Instant::now());
+        queue.add(&"a", Changed, now);
+        queue.take(now);
+        queue.add(&"a", Changed, now + SECOND);
+        queue.ended(&"a");
+        queue.add(&"a", Routine, now + SECOND * 3600);
+        assert_eq!(queue.next_due(), Some(now + SECOND));
+    }
+
+    #[test]
+    fn a_wake_up_does_not_delay_a_look_at_what_changed() {
+        let (mut queue, now) = (Queue::new(), Instant::now());
+        queue.add(&"a", Changed, now);
+        queue.add(&"a", Woken, now - SECOND);
+        queue.add(&"b", Woken, now - SECOND);
+        assert_eq!(drain(&mut queue, now), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_change_brings_a_planned_look_forward() {
+        let (mut queue, now) = (Queue::new(), Instant::now());
+        queue.add(&"a", Routine, now + SECOND * 3600);
+        queue.add(&"a", Changed, now);
+        assert_eq!(drain(&mut queue, now), ["a"]);
+        queue.ended(&"a");
+        assert_eq!(queue.next_due(), None, "the planned look is not left behind");
+    }
+
+    #[test]
+    fn what_changed_goes_first_but_the_routine_is_never_starved() {
+        let (mut queue, now) = (Queue::new(), Instant::now());
+        for object in ["r1", "r2"] {
+            queue.add(&object, Routine, now - SECOND);
+        }
+        for object in ["c1", "c2", "c3", "c4", "c5"] {
+            queue.add(&object, Changed, now);
+        }
+        let order = drain(&mut queue, now);
+        assert_eq!(order, ["c1", "c2", "c3", "r1", "c4", "c5", "r2"]);
+    }
+
+    #[test]
+    fn a_forgotten_object_is_not_handed_out_even_if_its_pass_still_runs() {
+        let (mut queue, now) = (Queue::new(), Instant::now());
+        queue.add(&"a", Changed, now);
+        queue.forget(&"a");
+        assert_eq!(queue.take(now), None);
+        queue.add(&"a", Changed, now);
+        queue.take(now);
+        queue.add(&"a", Changed, now);
+        queue.forget(&"a");
+        queue.ended(&"a");
+        assert_eq!((queue.take(now), queue.running()), (None, 0));
+    }
+}

@@ -1,0 +1,415 @@
+//! The three outputs of a pass: the status, the events, the metrics. The only place that writes
+//! them, for `apply` and `cleanup` alike.
+
+use std::{borrow::Cow, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{core::v1::ObjectReference, events::v1},
+    apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta},
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams, PostParams},
+    core::Request,
+};
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::{
+    condition::{self, MESSAGE_LIMIT, READY},
+    pass::{Next, Note, Outcome, Progress, Status, Verdict},
+    watch::Kind,
+};
+use crate::{
+    fault::{Fault, Retry, chain},
+    telemetry::Metrics,
+};
+
+/// Who writes: field manager and reporting controller. Constant, since a manager of another name
+/// adds an entry to every object.
+pub const MANAGER: &str = "vault-aws-operator";
+
+/// How long a status may take to be written, and an event to be sent.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where reports go. A cheap handle.
+#[derive(Clone)]
+pub struct Reporter {
+    client: Client,
+    metrics: Metrics,
+    /// The pod, or the host: tells replicas apart in events.
+    instance: String,
+}
+
+/// What became of a status.
+#[derive(Debug)]
+pub(super) enum Written<K> {
+    /// It stood there already: no request was made.
+    Unchanged,
+    /// Written; the object as the API server now has it.
+    Changed(Box<K>),
+    /// The resource is gone.
+    Gone,
+}
+
+/// Why a status could not be written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("writing the status")]
+    Write(#[source] kube::Error),
+    #[error("writing the status: no answer within {WRITE_TIMEOUT:?}")]
+    Silent,
+}
+
+impl Reporter {
+    /// `client` should give up on a silent API server; `instance` is the pod's name.
+    pub fn new(client: Client, metrics: Metrics, instance: String) -> Self {
+        Self { client, metrics, instance }
+    }
+
+    /// The client.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Writes the whole status unless it stands there already.
+    pub(super) async fn status<K, S>(
+        &self,
+        resource: &K,
+        previous: Option<&S>,
+        status: &S,
+    ) -> Result<Written<K>, Error>
+    where
+        K: Kind,
+        S: Status,
+    {
+        let meta = resource.meta();
+        let kind = K::kind(&());
+        self.metrics.reported(&kind, meta.uid.as_deref().unwrap_or_default(), status.conditions());
+        if previous == Some(status) {
+            return Ok(Written::Unchanged);
+        }
+        let name = meta.name.as_deref().unwrap_or_default();
+        // The UID keeps the status of a deleted resource from its successor of the same name.
+        let patch = Patch::Apply(json!({
+            "apiVersion": K::api_version(&()),
+            "kind": kind,
+            "metadata": {"name": name, "namespace": meta.namespace, "uid": meta.uid},
+            "status": status,
+        }));
+        let request = Request::new(K::url_path(&(), meta.namespace.as_deref()))
+            .patch_subresource("status", name, &PatchParams::apply(MANAGER).force(), &patch)
+            .map_err(|error| Error::Write(kube::Error::BuildRequest(error)))?;
+        let answer = timeout(WRITE_TIMEOUT, self.client.request::<K>(request)).await;
+        let (result, written) = match answer {
+            Ok(Ok(object)) => ("ok", Ok(Written::Changed(Box::new(object)))),
+            Ok(Err(kube::Error::Api(said))) if said.code == 404 => ("gone", Ok(Written::Gone)),
+            Ok(Err(error)) => ("failed", Err(Error::Write(error))),
+            Err(_) => ("failed", Err(Error::Silent)),
+        };
+        self.metrics.status_written(&kind, result);
+        written
+    }
+
+    /// Sends the notes as events. What cannot be sent is logged and left: an event is a courtesy.
+    pub(super) async fn notes<K: Kind>(&self, resource: &K, notes: &[Note], now: Timestamp) {
+        for (number, note) in notes.iter().enumerate() {
+            let mut event = event(&resource.object_ref(&()), note, &self.instance, now);
+            // Two events of one moment must not share a name.
+            if let (Some(name), true) = (event.metadata.name.as_mut(), number > 0) {
+                name.push_str(&format!(".{number}"));
+            }
+            let place = event.metadata.namespace.clone().unwrap_or_default();
+            let events: Api<v1::Event> = Api::namespaced(self.client.clone(), &place);
+            let sent = timeout(EVENT_TIMEOUT, events.create(&PostParams::default(), &event)).await;
+            let failure = match sent {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(Cow::Owned(chain(&error))),
+                Err(_) => Some(Cow::Borrowed("no answer")),
+            };
+            self.metrics.event_sent(if failure.is_none() { "ok" } else { "failed" });
+            if let Some(error) = failure {
+                let object = format!("{}/{}", place, resource.meta().name.as_deref().unwrap_or(""));
+                tracing::warn!(object, reason = note.reason, %error, "event could not be sent");
+            }
+        }
+    }
+}
+
+/// An event of `events.k8s.io`. kube's `Recorder` is not used: it keeps each event for six minutes
+/// and scans all of them at each further one, while a report speaks only of transitions and has
+/// nothing to aggregate.
+fn event(about: &ObjectReference, note: &Note, instance: &str, now: Timestamp) -> v1::Event {
+    let name = about.name.as_deref().unwrap_or(MANAGER);
+    v1::Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{name}.{:x}", now.as_nanosecond())),
+            // Events about cluster-scoped objects live in `default`.
+            namespace: Some(about.namespace.clone().unwrap_or_else(|| "default".to_owned())),
+            ..ObjectMeta::default()
+        },
+        type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
+        reason: Some(note.reason.to_owned()),
+        note: Some(condition::shorten(&note.message, MESSAGE_LIMIT)),
+        action: Some("Reconcile".to_owned()),
+        regarding: Some(about.clone()),
+        event_time: Some(MicroTime(now)),
+        reporting_controller: Some(MANAGER.to_owned()),
+        reporting_instance: Some(condition::shorten(instance, 128)),
+        ..v1::Event::default()
+    }
+}
+
+/// Why a pass came to no outcome.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Failure {
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+    pub(super) retry: Retry,
+    pub(super) shared: bool,
+}
+
+impl<E: Fault> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self {
+            reason: error.reason(),
+            message: chain(&error),
+            retry: error.retry(),
+            shared: error.is_shared(),
+        }
+    }
+}
+
+/// What a pass means for the world outside.
+#[derive(Debug)]
+pub(super) struct Report<S> {
+    pub(super) status: S,
+    pub(super) notes: Vec<Note>,
+    pub(super) next: Next,
+    /// The pass metric's label.
+    pub(super) result: &'static str,
+}
+
+/// Turns what a pass found, or why it failed, into what is told. The one exit of every pass.
+pub(super) fn judge<S: Status>(
+    verdict: Result<Outcome<S>, Failure>,
+    previous: &S,
+    generation: i64,
+    now: Timestamp,
+) -> Report<S> {
+    let known = previous.conditions();
+    let (mut status, conditions, mut notes, next, result, transition) = match verdict {
+        Ok(Outcome { status, progress, verdicts, notes, next }) => {
+            let conditions = condition::conclude(&verdicts, progress, known, generation, now);
+            let ready = verdicts.iter().find(|verdict| verdict.kind == READY);
+            let transition =
+                ready.and_then(|v| transition(known, &conditions, v.reason, progress, false));
+            let result = match progress {
+                Progress::Done => "done",
+                Progress::Waiting => "waiting",
+                Progress::Stalled => "stalled",
+            };
+            (status, conditions, notes, next, result, transition)
+        }
+        Err(Failure { reason, message, retry, shared }) => {
+            let progress = match retry {
+                Retry::WhenChanged => Progress::Stalled,
+                Retry::Soon | Retry::After(_) | Retry::Slowly => Progress::Waiting,
+            };
+            let ready = Verdict::no(READY, reason, message);
+            let conditions = condition::fail(&ready, progress, known, generation, now);
+            // A failure is worth a warning even at first.
+            let transition = transition(known, &conditions, reason, Progress::Stalled, shared);
+            // What the pass did not learn stays: a field that is left out would be removed.
+            (previous.clone(), conditions, Vec::new(), Next::Retry(retry), "failed", transition)
+        }
+    };
+    // A deed of the same name says it better.
+    notes.extend(transition.filter(|t| notes.iter().all(|note| note.reason != t.reason)));
+    status.conclude(conditions, generation);
+    Report { status, notes, next, result }
+}
+
+/// The event that a change of `Ready` is worth. None for a resource that is well from the start,
+/// since its deeds speak for it, and none for a shared fault, which is said once on the backend.
+fn transition(
+    previous: &[Condition],
+    current: &[Condition],
+    reason: &'static str,
+    progress: Progress,
+    shared: bool,
+) -> Option<Note> {
+    let new = condition::find(current, READY)?;
+    let old = condition::find(previous, READY);
+    if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) || shared {
+        return None;
+    }
+    let warning = match (&*new.status, old) {
+        ("True", Some(old)) if old.status != "True" => false,
+        ("True", _) => return None,
+        // Manifests may be applied in any order: to wait at first is not worth a warning.
+        (_, None) => progress != Progress::Waiting,
+        (_, Some(_)) => true,
+    };
+    Some(Note { warning, reason, message: new.message.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::{Deserialize, Serialize};
+
+    fn conditions(verdict: Verdict) -> Vec<Condition> {
+        condition::conclude(&[verdict], Progress::Done, &[], 1, Timestamp::UNIX_EPOCH)
+    }
+
+    fn well() -> Vec<Condition> {
+        conditions(Verdict::yes(READY, "Synced", "3/3"))
+    }
+
+    fn ill() -> Vec<Condition> {
+        conditions(Verdict::no(READY, "Conflict", "owned by another resource"))
+    }
+
+    #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+    struct Known {
+        expiry: Option<String>,
+        generation: i64,
+        conditions: Vec<Condition>,
+    }
+
+    impl Status for Known {
+        fn conditions(&self) -> &[Condition] {
+            &self.conditions
+        }
+
+        fn conclude(&mut self, conditions: Vec<Condition>, observed_generation: i64) {
+            self.conditions = conditions;
+            self.generation = observed_generation;
+        }
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("reading role `web`")]
+    struct Down(Retry);
+
+    impl Fault for Down {
+        fn reason(&self) -> &'static str {
+            "VaultUnreachable"
+        }
+
+        fn retry(&self) -> Retry {
+            self.0
+        }
+    }
+
+    fn known() -> Known {
+        Known { expiry: Some("2027".to_owned()), generation: 1, conditions: well() }
+    }
+
+    fn failed(retry: Retry) -> Report<Known> {
+        judge(Err(Down(retry).into()), &known(), 2, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_failed_pass_keeps_the_last_known_fields() {
+        let report = failed(Retry::Soon);
+        assert_eq!(report.status.expiry.as_deref(), Some("2027"));
+        assert_eq!(report.status.generation, 2);
+        assert_eq!(report.next, Next::Retry(Retry::Soon));
+        let conditions = &report.status.conditions;
+        assert_eq!(conditions[0].message, "reading role `web`");
+        assert_eq!((&*conditions[0].status, &*conditions[0].reason), ("False", "VaultUnreachable"));
+        assert!(condition::find(conditions, condition::RECONCILING).is_some());
+        assert_eq!(report.notes.len(), 1);
+    }
+
+    #[test]
+    fn a_failure_that_only_a_change_can_cure_is_stalled() {
+        let report = failed(Retry::WhenChanged);
+        assert!(condition::find(&report.status.conditions, condition::STALLED).is_some());
+        assert!(condition::find(&report.status.conditions, condition::RECONCILING).is_none());
+    }
+
+    #[test]
+    fn a_failure_that_repeats_changes_nothing_and_says_nothing() {
+        let first = failed(Retry::Soon);
+        let later = Timestamp::from_second(99).expect("a time");
+        let second = judge(Err(Down(Retry::Soon).into()), &first.status, 2, later);
+        assert_eq!(first.status, second.status);
+        assert!(second.notes.is_empty());
+    }
+
+    #[test]
+    fn a_deed_that_is_told_is_not_told_again_as_a_transition() {
+        let note = Note { warning: true, reason: "Conflict", message: "foreign role".to_owned() };
+        let outcome = Outcome {
+            status: known(),
+            progress: Progress::Waiting,
+            verdicts: vec![Verdict::no(READY, "Conflict", "foreign role")],
+            notes: vec![note.clone()],
+            next: Next::Retry(Retry::Slowly),
+        };
+        let report = judge(Ok(outcome), &known(), 1, Timestamp::UNIX_EPOCH);
+        assert_eq!(report.notes, [note]);
+    }
+
+    #[test]
+    fn a_resource_that_is_well_from_the_start_sends_no_event() {
+        assert_eq!(transition(&[], &well(), "Synced", Progress::Done, false), None);
+    }
+
+    #[test]
+    fn trouble_is_a_warning_and_recovery_is_not() {
+        let fell = transition(&well(), &ill(), "Conflict", Progress::Waiting, false);
+        assert_eq!(
+            fell,
+            Some(Note {
+                warning: true,
+                reason: "Conflict",
+                message: "owned by another resource".to_owned()
+            })
+        );
+        let rose = transition(&ill(), &well(), "Synced", Progress::Done, false);
+        assert!(rose.is_some_and(|note| !note.warning));
+    }
+
+    #[test]
+    fn the_same_reason_again_sends_no_event() {
+        let other_words = conditions(Verdict::no(READY, "Conflict", "other words"));
+        assert_eq!(transition(&ill(), &other_words, "Conflict", Progress::Waiting, false), None);
+    }
+
+    #[test]
+    fn waiting_at_first_is_no_warning_but_being_refused_is() {
+        let waits = conditions(Verdict::no(READY, "RoleNotReady", ""));
+        let note = transition(&[], &waits, "RoleNotReady", Progress::Waiting, false);
+        assert!(note.is_some_and(|note| !note.warning));
+        let note = transition(&[], &ill(), "Conflict", Progress::Stalled, false);
+        assert!(note.is_some_and(|note| note.warning));
+    }
+
+    #[test]
+    fn a_shared_fault_sends_no_event_for_each_resource() {
+        let down = conditions(Verdict::no(READY, "VaultUnreachable", ""));
+        let note = transition(&well(), &down, "VaultUnreachable", Progress::Waiting, true);
+        assert_eq!(note, None);
+    }
+
+    #[test]
+    fn an_event_about_a_cluster_scoped_object_lives_in_default() {
+        let about = ObjectReference { name: Some("main".to_owned()), ..Default::default() };
+        let note = Note { warning: true, reason: "Sealed", message: "x".repeat(3000) };
+        let event = event(&about, &note, "pod-1", Timestamp::UNIX_EPOCH);
+        assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
+        assert_eq!(event.type_.as_deref(), Some("Warning"));
+        assert!(event.note.is_some_and(|note| note.len() <= MESSAGE_LIMIT));
+    }
+}
