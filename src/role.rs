@@ -16,9 +16,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::Condition,
-};
+use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{Resource, ResourceExt, core::PartialObjectMeta};
 
 use crate::{
@@ -178,11 +176,8 @@ impl Roles {
         }
         let plan = plan::plan(desired, &observed);
         apply::apply(&vault, &plan).await?;
-        let settled = if plan.steps.is_empty() {
-            observed
-        } else {
-            read_back(&vault, desired).await?
-        };
+        let settled =
+            if plan.steps.is_empty() { observed } else { read_back(&vault, desired).await? };
         Ok(outcome(role, desired, &settled, &plan, &claim, now))
     }
 
@@ -197,9 +192,9 @@ impl Roles {
         let (kind, name, owner) = match claim {
             Claim::Ours => return None,
             Claim::Foreign(Foreign { kind, name, owner }) => {
-                let owner = owner.as_ref().map_or_else(|| "nobody we know".into(), |owner| {
-                    format!("{owner}")
-                });
+                let owner = owner
+                    .as_ref()
+                    .map_or_else(|| "nobody we know".into(), |owner| format!("{owner}"));
                 (*kind, name, owner)
             }
             Claim::Free => {
@@ -328,7 +323,8 @@ fn outcome(
 ) -> Outcome<VaultAwsRoleStatus> {
     let Names { mount, role: name, policy } = &desired.names;
     let (progress, verdict) = if plan.stuck.is_empty() {
-        let message = format!("role `{name}` at auth/{mount} and policy `{policy}` are as declared");
+        let message =
+            format!("role `{name}` at auth/{mount} and policy `{policy}` are as declared");
         (Progress::Done, Verdict::yes(READY, RoleReason::Ready.as_str(), message))
     } else {
         let message = format!(
@@ -518,7 +514,9 @@ pub enum Error {
     #[error(transparent)]
     Vault(#[from] vault::Error),
     /// Vault took a write and has something else.
-    #[error("role `{role}` was written, but Vault reads back something else; left to do: {differs}")]
+    #[error(
+        "role `{role}` was written, but Vault reads back something else; left to do: {differs}"
+    )]
     ReadBack {
         /// Name of the role.
         role: String,
@@ -836,9 +834,11 @@ mod tests {
         let ten_minutes = Duration::from_secs(600);
         let mut resource = role("web", json!({}));
         assert!(!overdue(&resource, ten_minutes, now()));
-        for (deleted, expected) in
-            [("2026-03-01T11:50:00Z", true), ("2026-03-01T11:50:01Z", false), ("2027-01-01T00:00:00Z", false)]
-        {
+        for (deleted, expected) in [
+            ("2026-03-01T11:50:00Z", true),
+            ("2026-03-01T11:50:01Z", false),
+            ("2027-01-01T00:00:00Z", false),
+        ] {
             resource.metadata.deletion_timestamp = serde_json::from_value(json!(deleted)).unwrap();
             assert_eq!(overdue(&resource, ten_minutes, now()), expected, "{deleted}");
         }
@@ -876,7 +876,9 @@ mod tests {
             Error::Vault(vault::Error::new("writing role `web`", cause)).reason()
         };
         let resolve = |why: &str| {
-            format!("unable to resolve ARN \"arn:aws:iam::111122223333:role/web\" to internal ID: {why}")
+            format!(
+                "unable to resolve ARN \"arn:aws:iam::111122223333:role/web\" to internal ID: {why}"
+            )
         };
         assert_eq!(reason(&resolve("NoSuchEntity: Role web not found.")), "PrincipalNotFound");
         assert_eq!(

@@ -7,11 +7,7 @@
 
 use kube::{Resource, ResourceExt};
 
-use super::{
-    desired::Names,
-    observe::Observed,
-    policy::Marker,
-};
+use super::{desired::Names, observe::Observed, policy::Marker};
 use crate::{
     crd::{VaultAwsBackend, VaultAwsRole},
     vault::aws_auth::Role,

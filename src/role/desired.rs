@@ -280,11 +280,7 @@ pub(super) mod tests {
         let desired = desired(json!({}), json!({}));
         assert_eq!(
             desired.names,
-            Names {
-                mount: "aws".into(),
-                role: "web".into(),
-                policy: "vaultaws-web-policy".into()
-            }
+            Names { mount: "aws".into(), role: "web".into(), policy: "vaultaws-web-policy".into() }
         );
         assert_eq!(desired.principal, "arn:aws:iam::111122223333:role/web");
         assert_eq!(
@@ -313,9 +309,8 @@ pub(super) mod tests {
 
     #[test]
     fn unique_ids_are_as_the_backend_says_unless_the_role_says_otherwise() {
-        let unique = |role: Value| {
-            desired(role, json!({"auth": {"resolveAwsUniqueIds": true}})).unique_ids
-        };
+        let unique =
+            |role: Value| desired(role, json!({"auth": {"resolveAwsUniqueIds": true}})).unique_ids;
         assert!(unique(json!({})));
         assert!(!unique(json!({"resolveAwsUniqueIds": false})));
         assert!(!desired(json!({}), json!({})).unique_ids);
