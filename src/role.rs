@@ -178,7 +178,7 @@ impl Roles {
         apply::apply(&vault, &plan).await?;
         let settled =
             if plan.steps.is_empty() { observed } else { read_back(&vault, desired).await? };
-        Ok(outcome(role, desired, &settled, &plan, &claim, now))
+        Ok(outcome(role, desired, &settled, &plan, now))
     }
 
     /// Why nothing may be written. Tenants are not told whose it is; the log is.
@@ -239,13 +239,12 @@ impl Roles {
             let namespace = self.stores.namespaces.get(None, &other.namespace()?)?;
             Desired::parse(other, &other_backend, namespace.labels(), "").ok()
         };
-        let rivals = self.stores.roles.select(|other| {
+        self.stores.roles.state().into_iter().find(|other| {
             !claim::is_same(other, role)
                 && other.meta().deletion_timestamp.is_none()
                 && claim::precedes(other, role)
                 && wants(other).is_some()
-        });
-        rivals.into_iter().next()
+        })
     }
 
     /// Deletes what is ours. It needs no tenancy: what we wrote has to go even if the grant is gone.
@@ -318,7 +317,6 @@ fn outcome(
     desired: &Desired,
     settled: &Observed,
     plan: &Plan,
-    claim: &Claim,
     now: Timestamp,
 ) -> Outcome<VaultAwsRoleStatus> {
     let Names { mount, role: name, policy } = &desired.names;
@@ -338,7 +336,7 @@ fn outcome(
         status: status(role, desired, settled, plan, now),
         progress,
         verdicts: vec![verdict],
-        notes: deed(role, plan, claim).into_iter().collect(),
+        notes: deed(role, plan).into_iter().collect(),
         next: Next::Tick(role.spec.drift_interval.duration()),
     }
 }
@@ -371,15 +369,14 @@ fn status(
 }
 
 /// What was done, told once: it was new, or the spec changed, or somebody had changed it in Vault.
-fn deed(role: &VaultAwsRole, plan: &Plan, claim: &Claim) -> Option<Note> {
+fn deed(role: &VaultAwsRole, plan: &Plan) -> Option<Note> {
     if plan.steps.is_empty() {
         return None;
     }
-    let seen = role.status.as_ref().map(|status| status.observed_generation);
-    let was_written = role.status.as_ref().is_some_and(|status| status.vault_role.is_some());
-    let reason = if !was_written && matches!(claim, Claim::Free) {
+    let status = role.status.as_ref();
+    let reason = if status.is_none_or(|status| status.vault_role.is_none()) {
         RoleReason::Created
-    } else if seen != role.metadata.generation {
+    } else if status.map(|status| status.observed_generation) != role.metadata.generation {
         RoleReason::Updated
     } else {
         RoleReason::Corrected
@@ -558,6 +555,8 @@ impl Fault for Error {
 
     fn retry(&self) -> Retry {
         match self {
+            // The backend's spec is to be changed, not this resource's.
+            Self::Connection(connection::Error::Settings(_)) => Retry::Slowly,
             Self::Connection(error) => error.retry(),
             Self::Vault(error) => error.retry(),
             // Another writer, or a standby that is behind.
@@ -646,9 +645,8 @@ mod tests {
     fn after(resource: &VaultAwsRole, found: &Observed) -> Outcome<VaultAwsRoleStatus> {
         let desired = desired(json!({}), json!({}));
         let plan = plan::plan(&desired, found);
-        let claim = claim::claim(&desired.names, &desired.owner, recorded_id(resource), found);
         let settled = if plan.steps.is_empty() { found.clone() } else { in_vault("id-1") };
-        outcome(resource, &desired, &settled, &plan, &claim, now())
+        outcome(resource, &desired, &settled, &plan, now())
     }
 
     fn written(status: Value) -> VaultAwsRole {
@@ -723,6 +721,14 @@ mod tests {
     fn a_role_that_was_deleted_by_hand_is_corrected_and_not_created() {
         let outcome = after(&written(json!({})), &Observed::default());
         assert_eq!(notes(&outcome)[0].0, "Corrected");
+    }
+
+    #[test]
+    fn a_role_whose_first_write_failed_after_its_policy_is_still_new() {
+        let mut resource = role("web", json!({}));
+        resource.status = Some(serde_json::from_value(json!({"observedGeneration": 1})).unwrap());
+        let found = Observed { role: None, ..in_vault("id-1") };
+        assert_eq!(notes(&after(&resource, &found)), [("Created", "write role web")]);
     }
 
     #[test]

@@ -160,7 +160,7 @@ reasons! {
         VaultError,
         /// Vault's answer could not be read.
         VaultAnswerMalformed,
-        /// Event: role and policy were written for the first time.
+        /// Event: role or policy were written for the first time.
         Created,
         /// Event: the spec changed, and Vault with it.
         Updated,
