@@ -32,8 +32,6 @@ pub struct Managed {
     pub iam_endpoint: Option<String>,
     /// Retries.
     pub max_retries: Option<i32>,
-    /// Whether `client` was given at all.
-    pub has_client: bool,
     /// Value of X-Vault-AWS-IAM-Server-ID that every login must sign.
     pub server_id: String,
     /// Account and role for each foreign account, sorted.
@@ -127,7 +125,6 @@ impl Desired {
                 .collect();
             accounts.sort();
             Managed {
-                has_client: spec.auth.client.is_some(),
                 credentials: client.credentials_ref.map(|reference| reference.name),
                 sts_endpoint: client.sts_endpoint,
                 sts_region: client.sts_region,

@@ -125,7 +125,7 @@ fn the_key(texts: &Texts) -> Result<PrivateKey<'_>, Refusal> {
     let first = PrivateKey::parse(&texts.key)?;
     for other in &texts.other_keys {
         let other = PrivateKey::parse(other)?;
-        if other.public() != first.public() {
+        if other.public != first.public {
             let (first, second) = (first.field.clone(), other.field.clone());
             return Err(Refusal::Ambiguous {
                 what: "private keys",

@@ -12,7 +12,10 @@ use super::{
     desired::{Desired, NameRefusal},
     pair::{Pair, Refusal},
 };
-use crate::crd::{CertificateState, CertificateStatus, SyncReason, VaultCertSyncStatus};
+use crate::{
+    crd::{CertificateState, CertificateStatus, SyncReason, VaultCertSyncStatus},
+    fault::Fault,
+};
 
 /// The most bytes of data that a Secret may hold (the API's limit).
 const SECRET_LIMIT: usize = 1024 * 1024;

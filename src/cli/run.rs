@@ -112,7 +112,7 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         tasks: JoinSet::new(),
     };
     operator.compose();
-    operator.run_until(signals.received()).await
+    operator.run_until(signals).await
 }
 
 /// Two clients, since a read timeout that protects requests would end quiet watches.
@@ -197,11 +197,10 @@ impl Operator {
         self.tasks.spawn(controller);
     }
 
-    /// Waits for the stop and sees it through. A second signal ends the process at once, since the
-    /// first one's handler is gone by then.
-    async fn run_until(mut self, stop: impl Future<Output = &'static str>) -> Result<(), Error> {
+    /// Waits for a signal and sees the stop through; a second signal breaks it off.
+    async fn run_until(mut self, mut signals: Signals) -> Result<(), Error> {
         let asked = tokio::select! {
-            signal = stop => {
+            signal = signals.received() => {
                 tracing::info!(signal, "stopping");
                 Ok(())
             }
@@ -211,10 +210,12 @@ impl Operator {
             }
         };
         self.shutdown.cancel();
-        let drained =
-            timeout(STOP_WITHIN, async { while self.tasks.join_next().await.is_some() {} });
-        if drained.await.is_err() {
-            tracing::warn!("controllers did not stop in time, broken off");
+        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        tokio::select! {
+            ended = timeout(STOP_WITHIN, drained) => if ended.is_err() {
+                tracing::warn!("controllers did not stop in time, broken off");
+            },
+            signal = signals.received() => tracing::warn!(signal, "second signal, broken off"),
         }
         asked
     }
@@ -234,7 +235,7 @@ impl Signals {
         })
     }
 
-    async fn received(mut self) -> &'static str {
+    async fn received(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair,
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
 
@@ -81,6 +81,13 @@ impl Authority {
             .signed_by(&self.key, &other.issuer())
             .expect("a renewed CA")
             .pem()
+    }
+
+    /// Its root certificate with another key identifier.
+    pub(crate) fn with_key_id(&self, id: Vec<u8>) -> String {
+        let mut params = self.params.clone();
+        params.key_identifier_method = KeyIdMethod::PreSpecified(id);
+        params.self_signed(&self.key).expect("a root").pem()
     }
 
     /// A leaf with a P-256 key.

@@ -5,6 +5,7 @@
 //! from the private part, and a signature made with it must verify under the certificate.
 
 use aws_lc_rs::{
+    encoding::{AsDer as _, PublicKeyX509Der},
     rand::SystemRandom,
     signature::{
         self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair as _, RsaKeyPair,
@@ -40,6 +41,8 @@ pub(super) struct PrivateKey<'a> {
     pub(super) label: &'static str,
     /// The document as it was stored.
     pub(super) der: &'a Redacted<Vec<u8>>,
+    /// The public key, computed from the private part: DER of a `SubjectPublicKeyInfo`.
+    pub(super) public: Vec<u8>,
     signer: Signer,
 }
 
@@ -49,7 +52,18 @@ enum Signer {
     Ed25519(Ed25519KeyPair),
 }
 
-#[derive(Clone, Copy, Eq, PartialEq)]
+impl Signer {
+    fn public(&self) -> Option<Vec<u8>> {
+        let public: Result<PublicKeyX509Der<'_>, _> = match self {
+            Self::Rsa(pair) => pair.public_key().as_der(),
+            Self::Ecdsa(pair, _) => pair.public_key().as_der(),
+            Self::Ed25519(pair) => pair.public_key().as_der(),
+        };
+        public.ok().map(|public| public.as_ref().to_vec())
+    }
+}
+
+#[derive(Clone, Copy)]
 enum Curve {
     P256,
     P384,
@@ -70,14 +84,6 @@ impl Curve {
             Self::P256 => &signature::ECDSA_P256_SHA256_ASN1,
             Self::P384 => &signature::ECDSA_P384_SHA384_ASN1,
             Self::P521 => &signature::ECDSA_P521_SHA512_ASN1,
-        }
-    }
-
-    fn oid(self) -> &'static [u8] {
-        match self {
-            Self::P256 => P256,
-            Self::P384 => P384,
-            Self::P521 => P521,
         }
     }
 }
@@ -133,35 +139,20 @@ impl<'a> PrivateKey<'a> {
             }
         };
         let signer = signer.ok_or_else(broken)?;
+        let public = signer.public().ok_or_else(broken)?;
         Ok(Self {
             field,
             label,
             der: &found.der,
+            public,
             signer,
         })
     }
 
-    /// The public key, computed from the private part, as a `subjectPublicKey` has it.
-    pub(super) fn public(&self) -> &[u8] {
-        match &self.signer {
-            Signer::Rsa(pair) => pair.public_key().as_ref(),
-            Signer::Ecdsa(pair, _) => pair.public_key().as_ref(),
-            Signer::Ed25519(pair) => pair.public_key().as_ref(),
-        }
-    }
-
-    /// Whether a certificate says to have this key.
+    /// Whether a certificate has this key: its whole `SubjectPublicKeyInfo`, as TLS libraries
+    /// compare it.
     pub(super) fn is_of(&self, spki: &SubjectPublicKeyInfo<'_>) -> bool {
-        let algorithm = spki.algorithm.algorithm.as_bytes();
-        let same_kind = match &self.signer {
-            Signer::Rsa(_) => algorithm == RSA,
-            Signer::Ed25519(_) => algorithm == ED25519,
-            Signer::Ecdsa(_, curve) => {
-                let parameters = spki.algorithm.parameters.as_ref();
-                algorithm == EC && parameters.is_some_and(|any| any.as_bytes() == curve.oid())
-            }
-        };
-        same_kind && *spki.subject_public_key.data == *self.public()
+        spki.raw == self.public
     }
 
     /// Whether a signature made with this key verifies under the certificate's public key.

@@ -97,7 +97,10 @@ pub enum Refusal {
         limit: &'static str,
     },
     /// Two candidates that contradict each other.
-    #[error("fields {first} and {second} hold different {what}: keep the pair that is meant")]
+    #[error(
+        "{} different {what}: keep the pair that is meant",
+        holders(first, second)
+    )]
     Ambiguous {
         /// `leaf certificates` or `private keys`.
         what: &'static str,
@@ -153,6 +156,14 @@ pub enum Refusal {
         /// The start of its validity.
         not_before: Timestamp,
     },
+}
+
+fn holders(first: &Field, second: &Field) -> String {
+    if first == second {
+        format!("field {first} holds")
+    } else {
+        format!("fields {first} and {second} hold")
+    }
 }
 
 impl Fault for Refusal {

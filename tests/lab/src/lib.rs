@@ -1,1 +1,42 @@
-//! The lab.
+//! The lab: real servers on 127.0.0.1 for tests and for people.
+//!
+//! A [`Lab`] is etcd, kube-apiserver, kube-controller-manager and Vault, unmodified and built from
+//! pinned modules, an AWS emulator that checks signatures and trust policies, and a front for its
+//! STS that checks what the emulator does not. A test run owns its lab and starts it in its own
+//! process; `cargo lab up` starts one that stays. Any number of labs run side by side: each has
+//! ports, certificates and a folder of its own. It needs Linux, Go and Python.
+//!
+//! A binary that starts a lab calls [`child_entry`] first in `main`: servers are started through
+//! it, and so cannot outlive their owner.
+//!
+//! Which knowledge is where: [`toolchain`] how programs are built and cached, `servers` how each
+//! is run, `server` how a process is started and stopped, `keeper` why none is left behind,
+//! `folder` and `ports` how labs keep apart, [`lab`] in which order all this happens, [`detached`]
+//! labs without a test, [`vault`], [`aws`], `kubernetes` and [`sts`] how tests talk to the servers.
+
+pub mod aws;
+pub mod detached;
+mod error;
+mod files;
+mod folder;
+mod keeper;
+mod kubernetes;
+pub mod lab;
+mod pki;
+mod ports;
+mod server;
+mod servers;
+pub mod sts;
+pub mod toolchain;
+pub mod vault;
+mod web;
+
+pub use aws::{Aws, Keys, Seeds, TrustPolicy, User};
+pub use error::{Error, Result};
+pub use folder::{Owner, Seen, SeenServer, find, is_alive, list};
+pub use keeper::child_entry;
+pub use lab::{Lab, Options, Parts};
+pub use server::Server;
+pub use sts::{StsFront, StsRequest};
+pub use toolchain::Toolchain;
+pub use vault::Vault;

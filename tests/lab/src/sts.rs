@@ -1,0 +1,371 @@
+//! A front of the emulator's STS that refuses what AWS refuses and the emulator does not: a
+//! signature for one region sent to the endpoint of another.
+//!
+//! Vault forwards a login to one STS, its `sts_endpoint`, with the `Host` the client signed. So
+//! the region in the signature and the host must agree, and in AWS a mismatch is the most common
+//! reason why a login fails. Tests also read here who asked for what, and make STS fail.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    HeaderMap, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING},
+    http::request::Parts,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
+
+use crate::error::{Doing as _, Result};
+
+/// How many requests are remembered.
+const REMEMBERED: usize = 2000;
+const LARGEST_BODY: usize = 1 << 20;
+
+/// A request that reached the front, and what came of it.
+#[derive(Clone, Debug)]
+pub struct StsRequest {
+    /// When it came.
+    pub time: Timestamp,
+    /// For example `GetCallerIdentity`; empty if it has none.
+    pub action: String,
+    /// Who signed it; empty if nobody did.
+    pub access_key: String,
+    /// The `Host` it was signed for, without port.
+    pub host: String,
+    /// The region it was signed for; empty if it is not signed.
+    pub region: String,
+    /// The answer's status.
+    pub status: u16,
+}
+
+/// The running front. It ends when dropped.
+#[derive(Debug)]
+pub struct StsFront {
+    url: String,
+    shared: Arc<Shared>,
+    wanted: watch::Sender<bool>,
+    listening: watch::Receiver<bool>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    upstream: String,
+    http: reqwest::Client,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    requests: VecDeque<StsRequest>,
+    fault: Option<(StatusCode, String)>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StsFront {
+    /// Listens on 127.0.0.1 and forwards to `upstream`, a URL without slash at the end.
+    pub(crate) async fn start(port: u16, upstream: String) -> Result<Self> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listener =
+            TcpListener::bind(address).await.doing(|| format!("listening on {address} for STS"))?;
+        let http = crate::web::Trust::default().client(Duration::from_secs(60))?;
+        let shared = Arc::new(Shared { upstream, http, state: Mutex::default() });
+        let (wanted, wish) = watch::channel(true);
+        let (report, listening) = watch::channel(true);
+        let task = tokio::spawn(serve(listener, address, wish, report, Arc::clone(&shared)));
+        Ok(Self { url: format!("http://{address}"), shared, wanted, listening, task })
+    }
+
+    /// The URL for Vault's `sts_endpoint` and the operator's `AWS_ENDPOINT_URL_STS`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The last requests, oldest first.
+    pub fn requests(&self) -> Vec<StsRequest> {
+        self.shared.state().requests.iter().cloned().collect()
+    }
+
+    /// Forgets the requests so far.
+    pub fn forget_requests(&self) {
+        self.shared.state().requests.clear();
+    }
+
+    /// Answers everything with this error, for example 400 `Throttling`, until
+    /// [`StsFront::answer_normally`].
+    ///
+    /// # Errors
+    /// `status` is not an HTTP status.
+    pub fn answer_with(&self, status: u16, code: &str) -> Result<()> {
+        let status = StatusCode::from_u16(status)
+            .map_err(std::io::Error::other)
+            .doing(|| format!("making STS answer {status}"))?;
+        self.shared.state().fault = Some((status, code.to_owned()));
+        Ok(())
+    }
+
+    /// Ends [`StsFront::answer_with`].
+    pub fn answer_normally(&self) {
+        self.shared.state().fault = None;
+    }
+
+    /// Drops all connections and refuses new ones. Returns when the port is closed.
+    pub async fn refuse(&self) {
+        self.switch(false).await;
+    }
+
+    /// Ends [`StsFront::refuse`]. Returns when the port is open.
+    pub async fn accept(&self) {
+        self.switch(true).await;
+    }
+
+    async fn switch(&self, open: bool) {
+        self.wanted.send_replace(open);
+        // An error means that the task is gone, and with it the port.
+        let _ = self.listening.clone().wait_for(|listening| *listening == open).await;
+    }
+}
+
+impl Drop for StsFront {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Accepts connections while that is wished, and binds the port anew afterwards.
+async fn serve(
+    listener: TcpListener,
+    address: SocketAddr,
+    mut wish: watch::Receiver<bool>,
+    report: watch::Sender<bool>,
+    shared: Arc<Shared>,
+) {
+    let mut listener = Some(listener);
+    loop {
+        let open = *wish.borrow_and_update();
+        match (&listener, open) {
+            (Some(_), false) => listener = None,
+            (None, true) => match TcpListener::bind(address).await {
+                Ok(bound) => listener = Some(bound),
+                // The port is the lab's own: it comes free in a moment.
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            },
+            _ => {}
+        }
+        report.send_replace(open);
+        let next = async {
+            match &listener {
+                Some(listener) => listener.accept().await.ok(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = wish.changed() => if changed.is_err() { return },
+            connection = next => if let Some((stream, _)) = connection {
+                tokio::spawn(talk(stream, wish.clone(), Arc::clone(&shared)));
+            },
+        }
+    }
+}
+
+/// Serves one connection until it ends or refusing is wished.
+async fn talk(stream: TcpStream, mut wish: watch::Receiver<bool>, shared: Arc<Shared>) {
+    let service = service_fn(|request| answer(&shared, request));
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        // The other side went away, or spoke something else than HTTP: its own affair.
+        _ = connection => {}
+        _ = wish.wait_for(|open| !open) => {}
+    }
+}
+
+async fn answer(
+    shared: &Shared,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let time = Timestamp::now();
+    let (parts, body) = request.into_parts();
+    let body = match Limited::new(body, LARGEST_BODY).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_) => {
+            return Ok(refusal(StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLarge", ""));
+        }
+    };
+    let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).map(without_port);
+    let host = host.unwrap_or_default();
+    let (access_key, region) = scope(&parts).unwrap_or_default();
+    let fault = shared.state().fault.clone();
+    let response = if let Some((status, code)) = fault {
+        refusal(status, &code, "The lab was told to answer so.")
+    } else if !region.is_empty() && region_of(&host) != Some(region.as_str()) {
+        let message = format!("Credential should be scoped to a valid region, not '{region}'.");
+        refusal(StatusCode::FORBIDDEN, "SignatureDoesNotMatch", &message)
+    } else {
+        forward(shared, &parts, body.clone()).await
+    };
+    let action = parameter(&String::from_utf8_lossy(&body), "Action")
+        .or_else(|| parameter(parts.uri.query().unwrap_or_default(), "Action"))
+        .unwrap_or_default();
+    let status = response.status().as_u16();
+    let mut state = shared.state();
+    if state.requests.len() == REMEMBERED {
+        state.requests.pop_front();
+    }
+    state.requests.push_back(StsRequest { time, action, access_key, host, region, status });
+    Ok(response)
+}
+
+/// The same request to the emulator. `Host` stays, as the signature covers it.
+async fn forward(shared: &Shared, parts: &Parts, body: Bytes) -> Response<Full<Bytes>> {
+    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let sent = shared
+        .http
+        .request(parts.method.clone(), format!("{}{target}", shared.upstream))
+        .headers(end_to_end(&parts.headers))
+        .body(body)
+        .send()
+        .await;
+    let attempt = async {
+        let answer = sent?;
+        let (status, headers) = (answer.status(), end_to_end(answer.headers()));
+        let mut response = Response::new(Full::new(answer.bytes().await?));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Ok::<_, reqwest::Error>(response)
+    };
+    attempt.await.unwrap_or_else(|error| {
+        refusal(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", &error.to_string())
+    })
+}
+
+/// The headers without those that speak of one connection only.
+fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+    let mut headers = headers.clone();
+    for name in [CONNECTION, TRANSFER_ENCODING, CONTENT_LENGTH] {
+        headers.remove(name);
+    }
+    headers
+}
+
+fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Full<Bytes>> {
+    let at_fault = if status.is_server_error() { "Receiver" } else { "Sender" };
+    let body = format!(
+        "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error>\
+         <Type>{at_fault}</Type><Code>{code}</Code><Message>{message}</Message></Error>\
+         <RequestId>00000000-0000-4000-8000-000000000000</RequestId></ErrorResponse>"
+    );
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let xml = hyper::header::HeaderValue::from_static("text/xml");
+    response.headers_mut().insert(CONTENT_TYPE, xml);
+    response
+}
+
+fn without_port(host: &str) -> String {
+    host.split(':').next().unwrap_or_default().to_ascii_lowercase()
+}
+
+/// The region whose signatures the STS of that host takes; none if it is no STS.
+fn region_of(host: &str) -> Option<&str> {
+    match host {
+        // The global endpoint, and ourselves.
+        "sts.amazonaws.com" | "127.0.0.1" | "localhost" => return Some("us-east-1"),
+        _ => {}
+    }
+    let rest = host.strip_prefix("sts.")?;
+    let china = rest.strip_suffix(".amazonaws.com.cn").filter(|region| region.starts_with("cn-"));
+    let region = china.or_else(|| {
+        rest.strip_suffix(".amazonaws.com").filter(|region| !region.starts_with("cn-"))
+    })?;
+    (!region.is_empty() && !region.contains('.')).then_some(region)
+}
+
+/// Access key and region from the credential scope, `AKIA…/20260131/us-east-1/sts/aws4_request`,
+/// in the header or, for a presigned URL, in the query.
+fn scope(parts: &Parts) -> Option<(String, String)> {
+    let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let scope = match header.and_then(|header| header.split_once("Credential=")) {
+        Some((_, rest)) => rest.split([',', ' ']).next().unwrap_or_default().to_owned(),
+        None => parameter(parts.uri.query()?, "X-Amz-Credential")?,
+    };
+    let mut fields = scope.split('/');
+    let access_key = fields.next()?;
+    let region = fields.nth(1)?;
+    Some((access_key.to_owned(), region.to_owned()))
+}
+
+/// A form parameter; only the escapes that credential scopes have are undone.
+fn parameter(form: &str, name: &str) -> Option<String> {
+    form.split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(found, _)| *found == name)
+        .map(|(_, value)| value.replace("%2F", "/").replace("%2f", "/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_takes_the_signatures_of_its_region_only() {
+        for (host, region) in [
+            ("sts.amazonaws.com", Some("us-east-1")),
+            ("sts.us-east-1.amazonaws.com", Some("us-east-1")),
+            ("sts.eu-central-1.amazonaws.com", Some("eu-central-1")),
+            ("sts.cn-north-1.amazonaws.com.cn", Some("cn-north-1")),
+            ("127.0.0.1", Some("us-east-1")),
+            ("localhost", Some("us-east-1")),
+            ("sts.cn-north-1.amazonaws.com", None),
+            ("sts.eu-west-1.amazonaws.com.cn", None),
+            ("sts..amazonaws.com", None),
+            ("sts.a.b.amazonaws.com", None),
+            ("sts.amazonaws.com.evil.example.com", None),
+            ("evil.example.com", None),
+            ("", None),
+        ] {
+            assert_eq!(region_of(host), region, "{host}");
+        }
+    }
+
+    fn parts(uri: &str, authorization: Option<&str>) -> Parts {
+        let mut request = Request::builder().uri(uri);
+        if let Some(value) = authorization {
+            request = request.header(AUTHORIZATION, value);
+        }
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    #[test]
+    fn the_credential_scope_is_read_from_header_or_query() {
+        let expected = Some(("AKIA1".to_owned(), "eu-west-1".to_owned()));
+        let header = "AWS4-HMAC-SHA256 Credential=AKIA1/20260131/eu-west-1/sts/aws4_request, \
+                      SignedHeaders=host, Signature=0";
+        assert_eq!(scope(&parts("/", Some(header))), expected);
+        let query = "/?X-Amz-Credential=AKIA1%2F20260131%2Feu-west-1%2Fsts%2Faws4_request";
+        assert_eq!(scope(&parts(query, None)), expected);
+        assert_eq!(scope(&parts("/", None)), None);
+    }
+}
