@@ -181,7 +181,11 @@ impl Reconcile for Backends {
         }
         let (ready, progress, next) = match &pass {
             Ok(()) => (
-                Verdict::yes("Ready", BackendReason::Ready.as_str(), "Vault serves, and the mounts are as they should be"),
+                Verdict::yes(
+                    "Ready",
+                    BackendReason::Ready.as_str(),
+                    "Vault serves, and the mounts are as they should be",
+                ),
                 Progress::Done,
                 Next::In(HEALTH_INTERVAL),
             ),
@@ -194,7 +198,8 @@ impl Reconcile for Backends {
                 )
             }
         };
-        let verdicts = verdicts(ready, found.reachable, found.mount, found.version, &status.conditions);
+        let verdicts =
+            verdicts(ready, found.reachable, found.mount, found.version, &status.conditions);
         Ok(Outcome { status, progress, verdicts, notes: found.notes, next })
     }
 
@@ -216,14 +221,17 @@ impl Backends {
         found: &mut Found,
         now: Timestamp,
     ) -> Result<(), Error> {
-        let desired = Desired::parse(&backend.spec, server_id(backend))?;
+        let desired = Desired::parse(&backend.spec, server_id(&backend.spec))?;
         status.cluster_id = Some(self.cluster_id(backend)?);
         let client = self.connections.client(backend).await?;
         let health = match health::read(&client).await {
             Ok(health) if health.initialized && !health.sealed => health,
             Ok(health) => {
-                let error =
-                    Error::NotServing(if health.initialized { "sealed" } else { "not initialised" });
+                let error = Error::NotServing(if health.initialized {
+                    "sealed"
+                } else {
+                    "not initialised"
+                });
                 found.reachable = Some(Verdict::no("Reachable", error.reason(), error.to_string()));
                 return Err(error);
             }
@@ -232,8 +240,11 @@ impl Backends {
                 return Err(error.into());
             }
         };
-        found.reachable =
-            Some(Verdict::yes("Reachable", BackendReason::Reachable.as_str(), "Vault answers and is active"));
+        found.reachable = Some(Verdict::yes(
+            "Reachable",
+            BackendReason::Reachable.as_str(),
+            "Vault answers and is active",
+        ));
         let product = health.product();
         status.product = Some(product.name().to_owned());
         status.vault_version = Some(health.version.clone());
@@ -246,7 +257,9 @@ impl Backends {
         let generation = backend.metadata.generation.unwrap_or_default();
         let uid = backend.uid().unwrap_or_default();
         let compared = self.compared().get(&uid).copied();
-        if compared.is_some_and(|(of, at)| of == generation && now.duration_since(at) < DRIFT_INTERVAL) {
+        if compared
+            .is_some_and(|(of, at)| of == generation && now.duration_since(at) < DRIFT_INTERVAL)
+        {
             return Ok(());
         }
         match self.compare(backend, &desired, status, found).await {
@@ -281,7 +294,8 @@ impl Backends {
             return Err(error);
         }
         let credentials = self.credentials(desired).await?;
-        let plan = plan(desired, &observed, credentials.as_ref(), status.client_credentials.as_deref());
+        let plan =
+            plan(desired, &observed, credentials.as_ref(), status.client_credentials.as_deref());
         let observed = if plan.steps.is_empty() {
             observed
         } else {
@@ -290,7 +304,11 @@ impl Backends {
             found.notes.push(Note {
                 warning: false,
                 reason: "Configured",
-                message: format!("auth/{}: {}", desired.mount, plan.to_string().trim_end().replace('\n', "; ")),
+                message: format!(
+                    "auth/{}: {}",
+                    desired.mount,
+                    plan.to_string().trim_end().replace('\n', "; ")
+                ),
             });
             observe(&caller, desired).await?
         };
@@ -324,7 +342,8 @@ impl Backends {
         if let Some(given) = &backend.spec.cluster_id {
             return Ok(given.clone());
         }
-        let system = self.namespaces.get(None, "kube-system").and_then(|found| found.metadata.uid.clone());
+        let system =
+            self.namespaces.get(None, "kube-system").and_then(|found| found.metadata.uid.clone());
         system.ok_or(Error::ClusterUnknown)
     }
 

@@ -247,8 +247,10 @@ impl Certs {
         };
         let observed = match read(session.caller().clone()).await {
             // A dead token costs one login, and only a token that Vault calls dead.
-            Err(observe::Error::Vault(error)) if error.is_token_invalid() => {
-                self.identities.sessions.invalidate(&key, &session);
+            Err(observe::Error::Vault(error))
+                if error.is_token_invalid()
+                    && self.identities.sessions.invalidate(&key, &session) =>
+            {
                 let session = self.identities.session(&key, &desired, &place).await?;
                 read(session.caller().clone()).await?
             }
@@ -335,7 +337,8 @@ impl Certs {
         now: Timestamp,
     ) -> bool {
         let ready = previous.conditions.iter().find(|one| one.type_ == "Ready");
-        let stale = previous.conditions.iter().any(|one| one.type_ == "Stale" && one.status == "True");
+        let stale =
+            previous.conditions.iter().any(|one| one.type_ == "Stale" && one.status == "True");
         if ready.is_none_or(|ready| ready.status != "True")
             || stale
             || sync.metadata.generation != Some(previous.observed_generation)
@@ -408,15 +411,13 @@ fn settled(
 }
 
 /// Waiting for another object, denied, or impossible: what is delivered stays.
-fn refused(
-    mut status: VaultCertSyncStatus,
-    refusal: &Refusal,
-) -> Outcome<VaultCertSyncStatus> {
+fn refused(mut status: VaultCertSyncStatus, refusal: &Refusal) -> Outcome<VaultCertSyncStatus> {
     // What other objects say now is not what this one delivered.
     if matches!(refusal, Refusal::RoleNotFound(_)) {
         status.vault_role = None;
     }
-    let others = status.conditions.iter().filter(|one| ["Expiring", "Stale"].contains(&one.type_.as_str()));
+    let others =
+        status.conditions.iter().filter(|one| ["Expiring", "Stale"].contains(&one.type_.as_str()));
     let others: Vec<Verdict> = others
         .filter_map(|one| {
             let kind = if one.type_ == "Stale" { "Stale" } else { "Expiring" };
@@ -442,7 +443,10 @@ fn interval(sync: &VaultCertSync) -> Duration {
 fn due(interval: Duration, uid: &str, now: Timestamp) -> Timestamp {
     // A little early, so that the pass of the tick itself never comes too soon.
     let wait = until_tick(interval, uid, now).saturating_sub(Duration::from_secs(1));
-    jiff::SignedDuration::try_from(wait).ok().and_then(|wait| now.checked_add(wait).ok()).unwrap_or(now)
+    jiff::SignedDuration::try_from(wait)
+        .ok()
+        .and_then(|wait| now.checked_add(wait).ok())
+        .unwrap_or(now)
 }
 
 fn refresh(sync: &VaultCertSync) -> Option<String> {

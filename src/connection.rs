@@ -314,7 +314,9 @@ impl Connections {
         let value = match kind {
             "ConfigMap" => {
                 let api = Api::<ConfigMap>::namespaced(self.kube.clone(), &self.namespace);
-                self.read(kind, name, api.get_opt(name)).await?.and_then(|map| map.data?.remove(key))
+                self.read(kind, name, api.get_opt(name))
+                    .await?
+                    .and_then(|map| map.data?.remove(key))
             }
             _ => {
                 let mut data = self.secret(name).await?;
@@ -357,10 +359,8 @@ impl Connections {
             key: key.to_owned(),
         };
         let api = Api::<Secret>::namespaced(self.kube.clone(), &self.namespace);
-        let secret = self
-            .read("Secret", name, api.get_opt(name))
-            .await?
-            .ok_or_else(|| missing(keys[0]))?;
+        let secret =
+            self.read("Secret", name, api.get_opt(name)).await?.ok_or_else(|| missing(keys[0]))?;
         let version = format!(
             "{}/{}",
             secret.uid().unwrap_or_default(),
@@ -384,11 +384,9 @@ impl Connections {
     ) -> Result<T, Error> {
         match timeout(KUBERNETES_TIMEOUT, read).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(Error::Kubernetes {
-                kind,
-                name: name.to_owned(),
-                source: Arc::new(error),
-            }),
+            Ok(Err(error)) => {
+                Err(Error::Kubernetes { kind, name: name.to_owned(), source: Arc::new(error) })
+            }
             Err(_) => Err(Error::KubernetesTimeout { kind, name: name.to_owned() }),
         }
     }

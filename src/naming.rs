@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::crd::{Certificates, Naming, Partition, VaultAwsBackend};
+use crate::crd::{Certificates, Naming, Partition, VaultAwsBackendSpec};
 
 /// Names that Vault reserves or that every Vault has; never written, never adopted.
 const RESERVED: [&str; 4] = ["root", "default", "response-wrapping", "control-group"];
@@ -178,9 +178,9 @@ pub enum Fault {
 }
 
 /// The host of the address, as logins sign it unless the backend says otherwise.
-pub fn server_id(backend: &VaultAwsBackend) -> Option<String> {
-    backend.spec.auth.server_id.clone().or_else(|| {
-        let rest = backend.spec.vault.address.strip_prefix("https://")?;
+pub fn server_id(backend: &VaultAwsBackendSpec) -> Option<String> {
+    backend.auth.server_id.clone().or_else(|| {
+        let rest = backend.vault.address.strip_prefix("https://")?;
         let authority = rest.split('/').next()?;
         let host = match authority.strip_prefix('[') {
             Some(six) => six.split(']').next()?,

@@ -69,9 +69,27 @@ pub fn plan(
     let mut write = ClientConfigWrite::default();
     let mut changed = Vec::new();
     // A forged STS answer lets anybody in: this field is put right before anything else.
-    text("sts_endpoint", managed.sts_endpoint.as_ref(), &found.sts_endpoint, &mut write.sts_endpoint, &mut changed);
-    text("sts_region", managed.sts_region.as_ref(), &found.sts_region, &mut write.sts_region, &mut changed);
-    text("iam_endpoint", managed.iam_endpoint.as_ref(), &found.iam_endpoint, &mut write.iam_endpoint, &mut changed);
+    text(
+        "sts_endpoint",
+        managed.sts_endpoint.as_ref(),
+        &found.sts_endpoint,
+        &mut write.sts_endpoint,
+        &mut changed,
+    );
+    text(
+        "sts_region",
+        managed.sts_region.as_ref(),
+        &found.sts_region,
+        &mut write.sts_region,
+        &mut changed,
+    );
+    text(
+        "iam_endpoint",
+        managed.iam_endpoint.as_ref(),
+        &found.iam_endpoint,
+        &mut write.iam_endpoint,
+        &mut changed,
+    );
     text(
         "iam_server_id_header_value",
         Some(&managed.server_id),

@@ -254,7 +254,7 @@ impl Desired {
         Ok(Self {
             vault_role,
             auth_mount: backend.spec.auth.mount.clone(),
-            server_id: server_id(backend).ok_or(Refusal::Address(backend_name))?,
+            server_id: server_id(&backend.spec).ok_or(Refusal::Address(backend_name))?,
             region: backend.spec.aws.region.clone(),
             identity,
             kv_mount: backend.spec.certificates.mount.clone(),

@@ -50,8 +50,13 @@ pub struct Key {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 enum Proof {
     /// The session name is the first sync's, and of no weight: what counts is who consents.
-    AssumeRole { external_id: String },
-    Secret { uid: String, resource_version: String },
+    AssumeRole {
+        external_id: String,
+    },
+    Secret {
+        uid: String,
+        resource_version: String,
+    },
 }
 
 /// Why there is no session.
@@ -151,7 +156,9 @@ impl Fault for Error {
             Self::Aws { source, .. } => source.retry(),
             Self::Signing(_) => Retry::WhenChanged,
             // A role that was just written may not be known to every node yet.
-            Self::Vault(error) => error.aws_refusal().map_or_else(|| error.retry(), AwsRefusal::retry),
+            Self::Vault(error) => {
+                error.aws_refusal().map_or_else(|| error.retry(), AwsRefusal::retry)
+            }
             Self::Mismatch(_) => Retry::Slowly,
         }
     }
@@ -202,7 +209,8 @@ impl Identities {
                 Proof::AssumeRole { external_id: external_id.clone() }
             }
             Identity::Secret { name } => {
-                let seen = place.view.get(name).ok_or_else(|| Error::SecretMissing(name.clone()))?;
+                let seen =
+                    place.view.get(name).ok_or_else(|| Error::SecretMissing(name.clone()))?;
                 if !seen.is_credentials {
                     return Err(Error::NoConsent(name.clone()));
                 }
@@ -258,9 +266,13 @@ async fn log_in(ambient: &Ambient, desired: &Desired, place: &Place<'_>) -> Resu
         }
         Identity::Secret { name } => from_secret(place.api, name).await?,
     };
-    let request =
-        signing::get_caller_identity(&credentials, &desired.region, Some(&desired.server_id), now())
-            .map_err(|error| Error::Signing(Arc::new(error)))?;
+    let request = signing::get_caller_identity(
+        &credentials,
+        &desired.region,
+        Some(&desired.server_id),
+        now(),
+    )
+    .map_err(|error| Error::Signing(Arc::new(error)))?;
     Ok(login::iam(place.vault, &desired.auth_mount, Some(&desired.vault_role), &request).await?)
 }
 

@@ -478,6 +478,12 @@ reasons! {
         VersionUnknown,
         /// The Kubernetes API refused or failed a request.
         KubernetesError,
+        /// The look took too long and was broken off; it is tried again.
+        DeadlineExceeded,
+        /// The operator failed; its log says more.
+        InternalError,
+        /// The mount was configured (event).
+        Configured,
     }
 }
 

@@ -166,6 +166,12 @@ reasons! {
         Updated,
         /// Event: somebody had changed role or policy in Vault, and it was put back.
         Corrected,
+        /// The Kubernetes API refused or failed a request.
+        KubernetesError,
+        /// The look took too long and was broken off; it is tried again.
+        DeadlineExceeded,
+        /// The operator failed; its log says more.
+        InternalError,
         /// Being deleted: role and policy are still in Vault.
         CleaningUp,
         /// Let go with something of ours left in Vault: see the event.

@@ -335,6 +335,12 @@ reasons! {
         NoSecretAccess,
         /// The Kubernetes API refused or failed a request.
         KubernetesError,
+        /// The look took too long and was broken off; it is tried again.
+        DeadlineExceeded,
+        /// The operator failed; its log says more.
+        InternalError,
+        /// A Secret was written (event).
+        Delivered,
         /// There is no such entry.
         SourceAbsent,
         /// The entry's current version is deleted.

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use super::policy::{self, Marker};
 use crate::{
     crd::{RoleReason, VaultAwsBackend, VaultAwsBackendSpec, VaultAwsRole},
-    naming::{self, IamRole, PolicyName, RoleName, Subject},
+    naming::{self, IamRole, PolicyName, RoleName, Subject, server_id},
     tenancy,
 };
 
@@ -186,25 +186,15 @@ fn login(backend: &VaultAwsBackendSpec, names: &Names) -> String {
     if names.mount != "aws" {
         command.push_str(&format!(" -path={}", names.mount));
     }
-    command.push_str(&format!(" role={} header_value={}", names.role, server_id(backend)));
+    command.push_str(&format!(
+        " role={} header_value={}",
+        names.role,
+        server_id(backend).unwrap_or_default()
+    ));
     if backend.aws.region != "us-east-1" {
         command.push_str(&format!(" region={}", backend.aws.region));
     }
     command
-}
-
-/// `auth.serverId`, or the host of the address, without its port.
-fn server_id(backend: &VaultAwsBackendSpec) -> &str {
-    if let Some(id) = &backend.auth.server_id {
-        return id;
-    }
-    let address = &backend.vault.address;
-    let rest = address.split_once("://").map_or(address.as_str(), |(_, rest)| rest);
-    let authority = rest.split('/').next().unwrap_or_default();
-    match authority.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
-        Some((literal, _)) => literal,
-        None => authority.split(':').next().unwrap_or_default(),
-    }
 }
 
 #[cfg(test)]
@@ -383,7 +373,7 @@ pub(super) mod tests {
             ("https://[::1]:8200", "::1"),
         ] {
             let backend = backend(json!({"vault": {"address": address}}));
-            assert_eq!(server_id(&backend.spec), host);
+            assert_eq!(server_id(&backend.spec).as_deref(), Some(host));
         }
     }
 }

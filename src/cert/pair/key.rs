@@ -93,10 +93,8 @@ impl<'a> PrivateKey<'a> {
     pub(super) fn parse(found: &'a FoundKey) -> Result<Self, Refusal> {
         let field = &found.field;
         let document = found.der.expose().as_slice();
-        let refuse = |what: &str| Refusal::UnsupportedKey {
-            field: field.clone(),
-            found: what.into(),
-        };
+        let refuse =
+            |what: &str| Refusal::UnsupportedKey { field: field.clone(), found: what.into() };
         let broken = || Refusal::Malformed {
             field: field.clone(),
             problem: "holds a private key whose parts do not fit together: store it again",
@@ -105,48 +103,28 @@ impl<'a> PrivateKey<'a> {
             Outline::Pkcs8 { algorithm, inner } => {
                 ("PRIVATE KEY", pkcs8(document, &algorithm, inner, &refuse)?)
             }
-            Outline::Pkcs1 {
-                modulus,
-                multi_prime,
-            } => {
+            Outline::Pkcs1 { modulus, multi_prime } => {
                 check_rsa(modulus, multi_prime, &refuse)?;
-                (
-                    "RSA PRIVATE KEY",
-                    RsaKeyPair::from_der(document).ok().map(Signer::Rsa),
-                )
+                ("RSA PRIVATE KEY", RsaKeyPair::from_der(document).ok().map(Signer::Rsa))
             }
             Outline::Sec1 { parameters } => {
                 let curve = curve(parameters, &refuse)?;
                 let pair = EcdsaKeyPair::from_private_key_der(curve.signing(), document);
-                (
-                    "EC PRIVATE KEY",
-                    pair.ok().map(|pair| Signer::Ecdsa(pair, curve)),
-                )
+                ("EC PRIVATE KEY", pair.ok().map(|pair| Signer::Ecdsa(pair, curve)))
             }
             Outline::EncryptedPkcs8 => {
-                return Err(Refusal::EncryptedKey {
-                    field: field.clone(),
-                });
+                return Err(Refusal::EncryptedKey { field: field.clone() });
             }
             Outline::Dsa => return Err(refuse("a DSA key")),
             Outline::Certificate | Outline::Pkcs7 | Outline::Pkcs12 | Outline::Unknown => {
                 let problem =
                     "holds a private key that is not PKCS#8, PKCS#1 or SEC1: export it again";
-                return Err(Refusal::Malformed {
-                    field: field.clone(),
-                    problem,
-                });
+                return Err(Refusal::Malformed { field: field.clone(), problem });
             }
         };
         let signer = signer.ok_or_else(broken)?;
         let public = signer.public().ok_or_else(broken)?;
-        Ok(Self {
-            field,
-            label,
-            der: &found.der,
-            public,
-            signer,
-        })
+        Ok(Self { field, label, der: &found.der, public, signer })
     }
 
     /// Whether a certificate has this key: its whole `SubjectPublicKeyInfo`, as TLS libraries
@@ -162,24 +140,15 @@ impl<'a> PrivateKey<'a> {
             Signer::Rsa(pair) => {
                 let mut signed = vec![0; pair.public_modulus_len()];
                 let made = pair.sign(&signature::RSA_PSS_SHA256, &random, CHALLENGE, &mut signed);
-                (
-                    made.ok().map(|()| signed),
-                    &signature::RSA_PSS_2048_8192_SHA256,
-                )
+                (made.ok().map(|()| signed), &signature::RSA_PSS_2048_8192_SHA256)
             }
             Signer::Ecdsa(pair, curve) => {
                 let made = pair.sign(&random, CHALLENGE).ok();
-                (
-                    made.map(|signed| signed.as_ref().to_vec()),
-                    curve.verification(),
-                )
+                (made.map(|signed| signed.as_ref().to_vec()), curve.verification())
             }
             Signer::Ed25519(pair) => {
                 let made = pair.try_sign(CHALLENGE).ok();
-                (
-                    made.map(|signed| signed.as_ref().to_vec()),
-                    &signature::ED25519,
-                )
+                (made.map(|signed| signed.as_ref().to_vec()), &signature::ED25519)
             }
         };
         signed.is_some_and(|signed| {
@@ -199,11 +168,7 @@ fn pkcs8(
 ) -> Result<Option<Signer>, Refusal> {
     match algorithm.first().map(|oid| oid.body) {
         Some(RSA) => {
-            if let Outline::Pkcs1 {
-                modulus,
-                multi_prime,
-            } = der::outline(inner)
-            {
+            if let Outline::Pkcs1 { modulus, multi_prime } = der::outline(inner) {
                 check_rsa(modulus, multi_prime, refuse)?;
             }
             Ok(RsaKeyPair::from_pkcs8(document).ok().map(Signer::Rsa))
@@ -213,9 +178,9 @@ fn pkcs8(
             let pair = EcdsaKeyPair::from_pkcs8(curve.signing(), document);
             Ok(pair.ok().map(|pair| Signer::Ecdsa(pair, curve)))
         }
-        Some(ED25519) => Ok(Ed25519KeyPair::from_pkcs8_maybe_unchecked(document)
-            .ok()
-            .map(Signer::Ed25519)),
+        Some(ED25519) => {
+            Ok(Ed25519KeyPair::from_pkcs8_maybe_unchecked(document).ok().map(Signer::Ed25519))
+        }
         Some(RSA_PSS) => Err(refuse("a key restricted to RSA-PSS")),
         Some(b"\x2a\x86\x48\xce\x38\x04\x01") => Err(refuse("a DSA key")),
         Some(b"\x2a\x86\x48\x86\xf7\x0d\x01\x03\x01") => Err(refuse("a Diffie-Hellman key")),
@@ -238,9 +203,7 @@ fn check_rsa(
     if multi_prime {
         return Err(refuse("a multi-prime RSA key"));
     }
-    let top = modulus
-        .first()
-        .map_or(0, |octet| octet.leading_zeros() as usize);
+    let top = modulus.first().map_or(0, |octet| octet.leading_zeros() as usize);
     match modulus.len() * 8 - top {
         2048..=8192 => Ok(()),
         bits => Err(refuse(&format!("an RSA key of {bits} bits"))),
@@ -253,10 +216,7 @@ fn curve(
     refuse: &dyn Fn(&str) -> Refusal,
 ) -> Result<Curve, Refusal> {
     match parameters {
-        Some(Element {
-            tag: der::OID,
-            body,
-        }) => match body {
+        Some(Element { tag: der::OID, body }) => match body {
             P256 => Ok(Curve::P256),
             P384 => Ok(Curve::P384),
             P521 => Ok(Curve::P521),
