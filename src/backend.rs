@@ -1,1 +1,392 @@
-//! backend
+//! VaultAwsBackend: what every role and sync depends on, looked at once for all of them.
+//!
+//! A fault that all of them share (Vault down, sealed, throttled) is said here, at once, so that it
+//! need not be said a thousand times. Vault's health is looked at often and costs one request that
+//! needs no token; the mounts are compared when the spec changes, after a fault, and every few minutes.
+
+pub mod apply;
+pub mod desired;
+pub mod observe;
+pub mod plan;
+pub mod version;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{ResourceExt, core::PartialObjectMeta};
+
+use self::{
+    apply::apply,
+    desired::{Desired, Refusal},
+    observe::{Credentials, Observed, observe},
+    plan::plan,
+};
+use crate::{
+    connection::{self, Connections},
+    controller::{
+        pass::{Cleanup, Next, Note, Outcome, Progress, Reconcile, Status, Verdict},
+        watch::Store,
+    },
+    crd::{BackendReason, VaultAwsBackend, VaultAwsBackendStatus},
+    fault::{Fault, Retry, chain},
+    naming::server_id,
+    vault::{self, health},
+};
+
+/// Between two looks at Vault's health.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two comparisons of the mounts while nothing changes.
+const DRIFT_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
+
+/// Reconciles VaultAwsBackends.
+pub struct Backends {
+    /// For the UID of kube-system.
+    pub namespaces: Store<PartialObjectMeta<Namespace>>,
+    /// Vault clients, and the operator's own sessions.
+    pub connections: Arc<Connections>,
+    /// When the mounts of each backend (by UID and generation) were last compared and found right.
+    pub compared: Mutex<HashMap<String, (i64, Timestamp)>>,
+}
+
+/// What goes wrong in a pass; every one of them is told as an outcome, with the conditions that say
+/// which link broke.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The spec cannot work.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A reference or the operator's login.
+    #[error(transparent)]
+    Connection(#[from] connection::Error),
+    /// Vault.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// Vault cannot serve.
+    #[error("Vault is {0}")]
+    NotServing(&'static str),
+    /// A namespace is set where there are none.
+    #[error(
+        "vault.namespace is set, but {0} has no namespaces and would ignore it: nothing is written; \
+         remove it from a new VaultAwsBackend"
+    )]
+    NamespacesUnsupported(&'static str),
+    /// The mount is missing and not ours to enable.
+    #[error("there is no auth mount at auth/{0}; enable it, or set auth.management: Managed")]
+    MountNotFound(String),
+    /// Something else is mounted there.
+    #[error("auth/{mount} is of type {kind}, not aws")]
+    MountConflict {
+        /// The mount.
+        mount: String,
+        /// Its type.
+        kind: String,
+    },
+    /// The certificates' mount is something else.
+    #[error("the mount {0} is not KV version 2; certificates.mount must name a KV v2 engine")]
+    NotKvV2(String),
+    /// The certificates' mount cannot be seen.
+    #[error(
+        "the operator cannot see the mount {0}: there is none, or its Vault policy grants nothing in it"
+    )]
+    KvDenied(String),
+    /// kube-system is not in the cache yet.
+    #[error("the UID of namespace kube-system is not known yet; or set clusterId")]
+    ClusterUnknown,
+}
+
+impl Fault for Error {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => return refusal.reason(),
+            Self::Connection(error) => return error.reason(),
+            Self::Vault(error) => return error.reason(),
+            Self::NotServing(_) => BackendReason::VaultSealed,
+            Self::NamespacesUnsupported(_) => BackendReason::NamespacesUnsupported,
+            Self::MountNotFound(_) => BackendReason::MountNotFound,
+            Self::MountConflict { .. } => BackendReason::MountConflict,
+            Self::NotKvV2(_) => BackendReason::NotKvV2,
+            Self::KvDenied(_) => BackendReason::VaultDenied,
+            Self::ClusterUnknown => BackendReason::KubernetesError,
+        }
+        .as_str()
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Refused(refusal) => refusal.retry(),
+            Self::Connection(error) => error.retry(),
+            Self::Vault(error) => error.retry(),
+            Self::NotServing(_) | Self::ClusterUnknown => Retry::Soon,
+            Self::NamespacesUnsupported(_)
+            | Self::MountNotFound(_)
+            | Self::MountConflict { .. }
+            | Self::NotKvV2(_)
+            | Self::KvDenied(_) => Retry::After(Duration::from_secs(15)),
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        match self {
+            Self::Connection(error) => error.is_shared(),
+            Self::Vault(error) => error.is_shared(),
+            Self::NotServing(_) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Status for VaultAwsBackendStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    fn conclude(&mut self, conditions: Vec<Condition>, observed_generation: i64) {
+        self.conditions = conditions;
+        self.observed_generation = observed_generation;
+    }
+}
+
+/// How far a pass came, for the conditions.
+#[derive(Default)]
+struct Found {
+    reachable: Option<Verdict>,
+    mount: Option<Verdict>,
+    version: Option<Verdict>,
+    notes: Vec<Note>,
+}
+
+impl Reconcile for Backends {
+    type Resource = VaultAwsBackend;
+    type Status = VaultAwsBackendStatus;
+    type Error = Error;
+
+    const FINALIZER: Option<&'static str> = None;
+
+    async fn apply(
+        &self,
+        backend: &VaultAwsBackend,
+        now: Timestamp,
+    ) -> Result<Outcome<VaultAwsBackendStatus>, Error> {
+        let mut status = backend.status.clone().unwrap_or_default();
+        let mut found = Found::default();
+        let pass = self.look(backend, &mut status, &mut found, now).await;
+        if pass.is_err() {
+            // Look at the mounts again as soon as it passes.
+            self.compared().remove(&backend.uid().unwrap_or_default());
+        }
+        let (ready, progress, next) = match &pass {
+            Ok(()) => (
+                Verdict::yes(
+                    "Ready",
+                    BackendReason::Ready.as_str(),
+                    "Vault serves, and the mounts are as they should be",
+                ),
+                Progress::Done,
+                Next::In(HEALTH_INTERVAL),
+            ),
+            Err(error) => {
+                let stalled = error.retry() == Retry::WhenChanged;
+                (
+                    Verdict::no("Ready", error.reason(), chain(error)),
+                    if stalled { Progress::Stalled } else { Progress::Waiting },
+                    Next::Retry(error.retry()),
+                )
+            }
+        };
+        let verdicts =
+            verdicts(ready, found.reachable, found.mount, found.version, &status.conditions);
+        Ok(Outcome { status, progress, verdicts, notes: found.notes, next })
+    }
+
+    async fn cleanup(
+        &self,
+        _: &VaultAwsBackend,
+        _: Timestamp,
+    ) -> Result<Cleanup<VaultAwsBackendStatus>, Error> {
+        // Deleting a backend never disables a mount.
+        Ok(Cleanup::Done(None))
+    }
+}
+
+impl Backends {
+    async fn look(
+        &self,
+        backend: &VaultAwsBackend,
+        status: &mut VaultAwsBackendStatus,
+        found: &mut Found,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let desired = Desired::parse(&backend.spec, server_id(&backend.spec))?;
+        status.cluster_id = Some(self.cluster_id(backend)?);
+        let client = self.connections.client(backend).await?;
+        let health = match health::read(&client).await {
+            Ok(health) if health.initialized && !health.sealed => health,
+            Ok(health) => {
+                let error = Error::NotServing(if health.initialized {
+                    "sealed"
+                } else {
+                    "not initialised"
+                });
+                found.reachable = Some(Verdict::no("Reachable", error.reason(), error.to_string()));
+                return Err(error);
+            }
+            Err(error) => {
+                found.reachable = Some(Verdict::no("Reachable", error.reason(), chain(&error)));
+                return Err(error.into());
+            }
+        };
+        found.reachable = Some(Verdict::yes(
+            "Reachable",
+            BackendReason::Reachable.as_str(),
+            "Vault answers and is active",
+        ));
+        let product = health.product();
+        status.product = Some(product.name().to_owned());
+        status.vault_version = Some(health.version.clone());
+        status.vault_cluster_id = health.cluster_id.clone();
+        found.version = Some(version::verdict(product, &health.version));
+        if desired.wants_namespace && !product.has_namespaces() {
+            return Err(Error::NamespacesUnsupported(product.name()));
+        }
+
+        let generation = backend.metadata.generation.unwrap_or_default();
+        let uid = backend.uid().unwrap_or_default();
+        let compared = self.compared().get(&uid).copied();
+        if compared
+            .is_some_and(|(of, at)| of == generation && now.duration_since(at) < DRIFT_INTERVAL)
+        {
+            return Ok(());
+        }
+        match self.compare(backend, &desired, status, found).await {
+            Err(Error::Vault(error)) if error.is_token_invalid() => {
+                self.connections.token_refused(backend);
+                self.compare(backend, &desired, status, found).await?;
+            }
+            other => other?,
+        }
+        self.compared().insert(uid, (generation, now));
+        Ok(())
+    }
+
+    /// Compares the mounts with the spec and, where they are ours, puts them right.
+    async fn compare(
+        &self,
+        backend: &VaultAwsBackend,
+        desired: &Desired,
+        status: &mut VaultAwsBackendStatus,
+        found: &mut Found,
+    ) -> Result<(), Error> {
+        let caller = self.connections.operator(backend).await?;
+        let observed = observe(&caller, desired).await?;
+        if let Some((kind, _)) = observed.mount.as_ref().filter(|(kind, _)| kind != "aws") {
+            let error = Error::MountConflict { mount: desired.mount.clone(), kind: kind.clone() };
+            found.mount = Some(Verdict::no("MountConfigured", error.reason(), error.to_string()));
+            return Err(error);
+        }
+        if observed.mount.is_none() && desired.managed.is_none() {
+            let error = Error::MountNotFound(desired.mount.clone());
+            found.mount = Some(Verdict::no("MountConfigured", error.reason(), error.to_string()));
+            return Err(error);
+        }
+        let credentials = self.credentials(desired).await?;
+        let plan =
+            plan(desired, &observed, credentials.as_ref(), status.client_credentials.as_deref());
+        let observed = if plan.steps.is_empty() {
+            observed
+        } else {
+            tracing::info!(backend = backend.name_any(), %plan, "configuring the mount");
+            apply(&caller, &desired.mount, &plan).await?;
+            found.notes.push(Note {
+                warning: false,
+                reason: "Configured",
+                message: format!(
+                    "auth/{}: {}",
+                    desired.mount,
+                    plan.to_string().trim_end().replace('\n', "; ")
+                ),
+            });
+            observe(&caller, desired).await?
+        };
+        status.client_credentials =
+            credentials.map(|credentials| credentials.version).or(status.client_credentials.take());
+        status.mount_accessor = observed.mount.as_ref().map(|(_, accessor)| accessor.clone());
+        found.mount = Some(match desired.managed {
+            Some(_) => Verdict::yes(
+                "MountConfigured",
+                BackendReason::MountConfigured.as_str(),
+                "the auth mount is there and configured as given",
+            ),
+            None => Verdict::yes(
+                "MountConfigured",
+                BackendReason::MountObserved.as_str(),
+                "the auth mount is there; its configuration is not ours",
+            ),
+        });
+        check_kv(desired, &observed)
+    }
+
+    async fn credentials(&self, desired: &Desired) -> Result<Option<Credentials>, Error> {
+        let name = desired.managed.as_ref().and_then(|managed| managed.credentials.as_deref());
+        let Some(name) = name else { return Ok(None) };
+        let keys = ["aws_access_key_id", "aws_secret_access_key"];
+        let (version, [access_key, secret_key]) = self.connections.secret_pair(name, keys).await?;
+        Ok(Some(Credentials { version, access_key: access_key.expose().clone(), secret_key }))
+    }
+
+    fn cluster_id(&self, backend: &VaultAwsBackend) -> Result<String, Error> {
+        if let Some(given) = &backend.spec.cluster_id {
+            return Ok(given.clone());
+        }
+        let system =
+            self.namespaces.get(None, "kube-system").and_then(|found| found.metadata.uid.clone());
+        system.ok_or(Error::ClusterUnknown)
+    }
+
+    fn compared(&self) -> std::sync::MutexGuard<'_, HashMap<String, (i64, Timestamp)>> {
+        // Plain data: whoever panicked while holding it left it whole.
+        self.compared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn check_kv(desired: &Desired, observed: &Observed) -> Result<(), Error> {
+    match (observed.kv_version, observed.kv_denied) {
+        (Some(2), _) => Ok(()),
+        (_, true) => Err(Error::KvDenied(desired.kv_mount.clone())),
+        _ => Err(Error::NotKvV2(desired.kv_mount.clone())),
+    }
+}
+
+/// `Ready` and the links it depends on; a link that was not looked at in this pass is as it was.
+fn verdicts(
+    ready: Verdict,
+    reachable: Option<Verdict>,
+    mount: Option<Verdict>,
+    version: Option<Verdict>,
+    previous: &[Condition],
+) -> Vec<Verdict> {
+    let kept = |kind: &'static str| {
+        let old = previous.iter().find(|condition| condition.type_ == kind)?;
+        let reason = BackendReason::ALL.iter().find(|reason| reason.as_str() == old.reason)?;
+        Some(Verdict {
+            kind,
+            holds: match old.status.as_str() {
+                "True" => Some(true),
+                "False" => Some(false),
+                _ => None,
+            },
+            reason: reason.as_str(),
+            message: old.message.clone(),
+        })
+    };
+    let links = [
+        reachable.or_else(|| kept("Reachable")),
+        mount.or_else(|| kept("MountConfigured")),
+        version.or_else(|| kept("VersionSafe")),
+    ];
+    std::iter::once(ready).chain(links.into_iter().flatten()).collect()
+}

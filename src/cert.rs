@@ -1,10 +1,466 @@
-//! VaultCertSync
+//! VaultCertSync: the certificates of one IAM role, delivered as Secrets of its namespace.
+//!
+//! A pass goes from cheap to dear, and each step can stop the rest with the last good Secrets
+//! untouched: spec, tenancy, role and backend from the caches; the Secrets' metadata; an AWS identity
+//! and a Vault session; LIST and metadata; data only where a version is new; the whole pair parsed and
+//! judged; then the writes, and the status last.
 
 pub mod apply;
 pub mod desired;
 pub mod entry;
+pub mod identity;
 pub mod observe;
 pub mod pair;
 pub mod plan;
 pub mod secrets;
 pub mod verdict;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Namespace, Secret},
+    apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference},
+};
+use kube::{Api, Client, Resource, ResourceExt, core::PartialObjectMeta};
+
+use self::{
+    apply::apply,
+    desired::{Desired, References, Refusal},
+    identity::{Identities, Place},
+    observe::observe,
+    plan::plan,
+    secrets::{Secrets, Unseen},
+};
+use crate::{
+    connection::{self, Connections},
+    controller::{
+        pass::{Cleanup, Next, Note, Outcome, Progress, Reconcile, Status, Verdict},
+        schedule::until_tick,
+        watch::Store,
+    },
+    crd::{
+        REFRESH_ANNOTATION, SyncReason, VaultAwsBackend, VaultAwsRole, VaultCertSync,
+        VaultCertSyncStatus,
+    },
+    fault::{Fault, Retry, chain},
+    telemetry::{CertificateReading, Metrics},
+    vault::Caller,
+};
+
+/// The shortest interval between looks at the source.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Reconciles VaultCertSyncs.
+pub struct Certs {
+    /// For Secrets.
+    pub client: Client,
+    /// Every VaultCertSync's backend.
+    pub backends: Store<VaultAwsBackend>,
+    /// Every VaultCertSync's role.
+    pub roles: Store<VaultAwsRole>,
+    /// Labels of namespaces, for tenancy by selector.
+    pub namespaces: Store<PartialObjectMeta<Namespace>>,
+    /// Metadata of Secrets.
+    pub secrets: Secrets,
+    /// Vault clients by backend.
+    pub connections: Arc<Connections>,
+    /// AWS identities and Vault sessions.
+    pub identities: Arc<Identities>,
+    /// Counts and states.
+    pub metrics: Metrics,
+    /// When this process began: nothing was missed before that.
+    pub started: Timestamp,
+    /// What is remembered of each sync.
+    pub memory: Memory,
+}
+
+/// What the process remembers of each sync between passes.
+#[derive(Debug, Default)]
+pub struct Memory(Mutex<HashMap<(String, String), Remembered>>);
+
+#[derive(Clone, Debug)]
+struct Remembered {
+    uid: String,
+    /// When the source was last read.
+    read: Timestamp,
+    /// When it is to be read again.
+    due: Timestamp,
+    /// What was asked for then.
+    desired: Desired,
+}
+
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Remembered>> {
+        // Plain data: whoever panicked while holding it left it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a pass failed for this sync alone. Shared faults and refusals are outcomes.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The Secrets of the namespace cannot be seen.
+    #[error(transparent)]
+    Unseen(#[from] Unseen),
+    /// No connection to Vault.
+    #[error(transparent)]
+    Connection(#[from] connection::Error),
+    /// No session.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    /// The source could not be read.
+    #[error(transparent)]
+    Observe(#[from] observe::Error),
+    /// The namespace is not in the cache yet.
+    #[error("namespace `{0}` has not been seen yet")]
+    NamespaceNotSeen(String),
+}
+
+impl Fault for Error {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Unseen(Unseen::Forbidden { .. }) => SyncReason::NoSecretAccess.as_str(),
+            Self::Unseen(Unseen::NotYet { .. }) | Self::NamespaceNotSeen(_) => {
+                SyncReason::KubernetesError.as_str()
+            }
+            // The backend says what is wrong with itself.
+            Self::Connection(error) if !error.is_shared() => SyncReason::BackendNotReady.as_str(),
+            Self::Connection(error) => error.reason(),
+            Self::Identity(error) => error.reason(),
+            Self::Observe(error) => error.reason(),
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Unseen(_) | Self::NamespaceNotSeen(_) => Retry::After(Duration::from_secs(3)),
+            Self::Connection(error) => error.retry(),
+            Self::Identity(error) => error.retry(),
+            Self::Observe(error) => error.retry(),
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        match self {
+            Self::Unseen(_) | Self::NamespaceNotSeen(_) => false,
+            Self::Connection(error) => error.is_shared(),
+            Self::Identity(error) => error.is_shared(),
+            Self::Observe(error) => error.is_shared(),
+        }
+    }
+}
+
+impl Status for VaultCertSyncStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    fn conclude(&mut self, conditions: Vec<Condition>, observed_generation: i64) {
+        self.conditions = conditions;
+        self.observed_generation = observed_generation;
+    }
+}
+
+impl Reconcile for Certs {
+    type Resource = VaultCertSync;
+    type Status = VaultCertSyncStatus;
+    type Error = Error;
+
+    const FINALIZER: Option<&'static str> = None;
+
+    async fn apply(
+        &self,
+        sync: &VaultCertSync,
+        now: Timestamp,
+    ) -> Result<Outcome<VaultCertSyncStatus>, Error> {
+        let outcome = match self.deliver(sync, now).await {
+            // Vault or STS is down for many: this sync's last good state still stands.
+            Err(error) if error.is_shared() => Ok(self.missed(sync, &error, now)),
+            other => other,
+        };
+        if let Ok(outcome) = &outcome {
+            self.measure(sync, outcome);
+        }
+        outcome
+    }
+
+    async fn cleanup(
+        &self,
+        _: &VaultCertSync,
+        _: Timestamp,
+    ) -> Result<Cleanup<VaultCertSyncStatus>, Error> {
+        // Secrets go with their owner: the garbage collector's work.
+        Ok(Cleanup::Done(None))
+    }
+
+    fn forget(&self, namespace: Option<&str>, name: &str) {
+        let namespace = namespace.unwrap_or_default();
+        self.secrets.forget(namespace, name);
+        self.memory.lock().remove(&(namespace.to_owned(), name.to_owned()));
+        self.metrics.sync_gone(namespace, name);
+    }
+}
+
+impl Certs {
+    async fn deliver(
+        &self,
+        sync: &VaultCertSync,
+        now: Timestamp,
+    ) -> Result<Outcome<VaultCertSyncStatus>, Error> {
+        let namespace = sync.namespace().unwrap_or_default();
+        let previous = self.previous(sync);
+        let (desired, backend) = match self.desired(sync, &namespace)? {
+            Ok(found) => found,
+            Err(refusal) => return Ok(refused(previous, &refusal)),
+        };
+        let credentials = sync.spec.identity.secret_ref.as_ref().map(|secret| secret.name.as_str());
+        let view = self.secrets.view(&namespace, &sync.name_any(), credentials).await?;
+        let api = Api::<Secret>::namespaced(self.client.clone(), &namespace);
+        let vault = self.connections.client(&backend).await?;
+        let place = Place {
+            backend: (
+                backend.uid().unwrap_or_default(),
+                backend.metadata.generation.unwrap_or_default(),
+            ),
+            namespace: &namespace,
+            view: &view,
+            api: &api,
+            vault: &vault,
+        };
+        // Before anything is skipped: a Secret that no longer consents stops the sync.
+        let key = self.identities.key(&desired, &place)?;
+        let interval = interval(sync);
+        if self.is_settled(sync, &previous, &desired, &view, interval, now) {
+            return Ok(settled(previous, interval, now));
+        }
+
+        let session = self.identities.session(&key, &desired, &place).await?;
+        let uid = sync.uid().unwrap_or_default();
+        let read = |caller: Caller| {
+            let (api, view, desired, previous, uid) = (&api, &view, &desired, &previous, &uid);
+            async move { observe(&caller, api, view, desired, previous, uid, now).await }
+        };
+        let observed = match read(session.caller().clone()).await {
+            // A dead token costs one login, and only a token that Vault calls dead.
+            Err(observe::Error::Vault(error))
+                if error.is_token_invalid()
+                    && self.identities.sessions.invalidate(&key, &session) =>
+            {
+                let session = self.identities.session(&key, &desired, &place).await?;
+                read(session.caller().clone()).await?
+            }
+            other => other?,
+        };
+        let plan = plan(&desired, observed, &previous, now);
+        if !plan.is_empty() {
+            tracing::info!(namespace, name = sync.name_any(), %plan, "delivering");
+        }
+        let owner = owner(sync);
+        let applied = apply(plan, &api, &view, &owner, &previous.certificates, now).await;
+        self.remember(sync, desired, interval, now);
+        self.metrics.source_read(&namespace, &sync.name_any(), now);
+
+        let mut status = previous;
+        status.last_handled_refresh = refresh(sync).or(status.last_handled_refresh);
+        let before = status.certificates.clone();
+        let mut outcome = verdict::told(status, applied.certificates, interval, now);
+        if outcome.status.certificates != before {
+            outcome.status.last_synced_time = Some(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        }
+        outcome.notes.extend(applied.written.iter().map(|secret| Note {
+            warning: false,
+            reason: "Delivered",
+            message: format!("wrote Secret `{secret}`"),
+        }));
+        if applied.try_again {
+            outcome.next = Next::Retry(Retry::Soon);
+        }
+        Ok(outcome)
+    }
+
+    /// What is asked for, from the caches alone.
+    fn desired(
+        &self,
+        sync: &VaultCertSync,
+        namespace: &str,
+    ) -> Result<Result<(Desired, Arc<VaultAwsBackend>), Refusal>, Error> {
+        let role = desired::role_name(sync).and_then(|name| self.roles.get(Some(namespace), &name));
+        let backend = desired::backend_name(sync, role.as_deref())
+            .and_then(|name| self.backends.get(None, &name));
+        let labels = self
+            .namespaces
+            .get(None, namespace)
+            .ok_or_else(|| Error::NamespaceNotSeen(namespace.to_owned()))?
+            .metadata
+            .labels
+            .clone()
+            .unwrap_or_default();
+        let references =
+            References { role: role.as_deref(), backend: backend.as_deref(), labels: &labels };
+        Ok(Desired::resolve(sync, &references).and_then(|desired| {
+            let backend = backend.ok_or_else(|| Refusal::BackendNotFound(String::new()))?;
+            Ok((desired, backend))
+        }))
+    }
+
+    /// The status as it stands; role and account are known before anything is read.
+    fn previous(&self, sync: &VaultCertSync) -> VaultCertSyncStatus {
+        let mut status = sync.status.clone().unwrap_or_default();
+        let role = desired::role_name(sync)
+            .and_then(|name| self.roles.get(sync.namespace().as_deref(), &name));
+        if let Some(role) = role {
+            status.account_id = Some(role.spec.account_id.clone());
+            status.iam_role = Some(role.spec.iam_role.clone());
+            status.vault_role =
+                role.status.as_ref().and_then(|role| role.vault_role.clone()).or(status.vault_role);
+        } else if let Some(principal) = &sync.spec.principal {
+            status.account_id = Some(principal.account_id.clone());
+            status.iam_role = Some(principal.iam_role.clone());
+        }
+        status
+    }
+
+    /// Whether nothing is due: the source was read for this very wish, all is delivered, and nobody
+    /// touched a Secret. After a start of the process that is believed of a status that says so.
+    fn is_settled(
+        &self,
+        sync: &VaultCertSync,
+        previous: &VaultCertSyncStatus,
+        desired: &Desired,
+        view: &secrets::View,
+        interval: Duration,
+        now: Timestamp,
+    ) -> bool {
+        let ready = previous.conditions.iter().find(|one| one.type_ == "Ready");
+        let stale =
+            previous.conditions.iter().any(|one| one.type_ == "Stale" && one.status == "True");
+        if ready.is_none_or(|ready| ready.status != "True")
+            || stale
+            || sync.metadata.generation != Some(previous.observed_generation)
+            || refresh(sync).is_some_and(|value| Some(value) != previous.last_handled_refresh)
+        {
+            return false;
+        }
+        let intact = previous.certificates.iter().all(|one| {
+            let seen = one.secret_name.as_deref().and_then(|name| view.get(name));
+            seen.is_some_and(|seen| Some(seen.resource_version) == one.secret_resource_version)
+        });
+        if !intact {
+            return false;
+        }
+        let uid = sync.uid().unwrap_or_default();
+        let mut memory = self.memory.lock();
+        let key = (sync.namespace().unwrap_or_default(), sync.name_any());
+        match memory.get(&key).filter(|known| known.uid == uid) {
+            Some(known) => now < known.due && known.desired == *desired,
+            None => {
+                let due = due(interval, &uid, now);
+                let known = Remembered { uid, read: self.started, due, desired: desired.clone() };
+                memory.insert(key, known);
+                true
+            }
+        }
+    }
+
+    fn remember(&self, sync: &VaultCertSync, desired: Desired, interval: Duration, now: Timestamp) {
+        let uid = sync.uid().unwrap_or_default();
+        let due = due(interval, &uid, now);
+        let key = (sync.namespace().unwrap_or_default(), sync.name_any());
+        self.memory.lock().insert(key, Remembered { uid, read: now, due, desired });
+    }
+
+    /// A shared fault: told by age, tried again by its class.
+    fn missed(
+        &self,
+        sync: &VaultCertSync,
+        error: &Error,
+        now: Timestamp,
+    ) -> Outcome<VaultCertSyncStatus> {
+        let key = (sync.namespace().unwrap_or_default(), sync.name_any());
+        let since = self.memory.lock().get(&key).map_or(self.started, |known| known.read);
+        let previous = self.previous(sync);
+        let (status, progress, verdicts) =
+            verdict::missed(&previous, error.reason(), chain(error), since, interval(sync), now);
+        Outcome { status, progress, verdicts, notes: Vec::new(), next: Next::Retry(error.retry()) }
+    }
+
+    fn measure(&self, sync: &VaultCertSync, outcome: &Outcome<VaultCertSyncStatus>) {
+        let readings = outcome.status.certificates.iter().map(|one| CertificateReading {
+            name: one.name.clone(),
+            state: one.state.as_str(),
+            not_after: one.not_after.as_deref().and_then(|time| time.parse().ok()),
+        });
+        let namespace = sync.namespace().unwrap_or_default();
+        self.metrics.certificates(&namespace, &sync.name_any(), readings.collect());
+    }
+}
+
+/// Nothing to do, and nothing new to say but the passing of time.
+fn settled(
+    previous: VaultCertSyncStatus,
+    interval: Duration,
+    now: Timestamp,
+) -> Outcome<VaultCertSyncStatus> {
+    let certificates = previous.certificates.clone();
+    verdict::told(previous, certificates, interval, now)
+}
+
+/// Waiting for another object, denied, or impossible: what is delivered stays.
+fn refused(mut status: VaultCertSyncStatus, refusal: &Refusal) -> Outcome<VaultCertSyncStatus> {
+    // What other objects say now is not what this one delivered.
+    if matches!(refusal, Refusal::RoleNotFound(_)) {
+        status.vault_role = None;
+    }
+    let others =
+        status.conditions.iter().filter(|one| ["Expiring", "Stale"].contains(&one.type_.as_str()));
+    let others: Vec<Verdict> = others
+        .filter_map(|one| {
+            let kind = if one.type_ == "Stale" { "Stale" } else { "Expiring" };
+            let reason = SyncReason::ALL.iter().find(|reason| reason.as_str() == one.reason)?;
+            Some(Verdict {
+                kind,
+                holds: Some(one.status == "True"),
+                reason: reason.as_str(),
+                message: one.message.clone(),
+            })
+        })
+        .collect();
+    let mut verdicts = vec![Verdict::no("Ready", refusal.reason(), refusal.to_string())];
+    verdicts.extend(others);
+    let progress = if refusal.is_waiting() { Progress::Waiting } else { Progress::Stalled };
+    Outcome { status, progress, verdicts, notes: Vec::new(), next: Next::Retry(refusal.retry()) }
+}
+
+fn interval(sync: &VaultCertSync) -> Duration {
+    sync.spec.refresh_interval.duration().max(SHORTEST_INTERVAL)
+}
+
+fn due(interval: Duration, uid: &str, now: Timestamp) -> Timestamp {
+    // A little early, so that the pass of the tick itself never comes too soon.
+    let wait = until_tick(interval, uid, now).saturating_sub(Duration::from_secs(1));
+    jiff::SignedDuration::try_from(wait)
+        .ok()
+        .and_then(|wait| now.checked_add(wait).ok())
+        .unwrap_or(now)
+}
+
+fn refresh(sync: &VaultCertSync) -> Option<String> {
+    sync.annotations().get(REFRESH_ANNOTATION).cloned()
+}
+
+fn owner(sync: &VaultCertSync) -> OwnerReference {
+    OwnerReference {
+        api_version: VaultCertSync::api_version(&()).into_owned(),
+        kind: VaultCertSync::kind(&()).into_owned(),
+        name: sync.name_any(),
+        uid: sync.uid().unwrap_or_default(),
+        controller: Some(true),
+        // Unset: some clusters would ask for a right on finalizers.
+        block_owner_deletion: None,
+    }
+}

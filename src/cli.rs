@@ -1,10 +1,13 @@
 //! Every flag, environment variable and help text. No behaviour: each command has a file.
 
-use std::{io::Write, net::SocketAddr};
+use std::{io::Write, net::SocketAddr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::telemetry::{DEFAULT_LOG_FILTER, LogFormat};
+use crate::{
+    crd::Span,
+    telemetry::{DEFAULT_LOG_FILTER, LogFormat},
+};
 
 pub mod crd;
 pub mod run;
@@ -54,7 +57,7 @@ pub struct RunArgs {
 
     /// The operator's own namespace, in which backends find Secrets and ConfigMaps
     /// [default: $POD_NAMESPACE, else vault-aws-system]
-    #[arg(long, env = "VAULT_AWS_NAMESPACE", value_name = "NAME")]
+    #[arg(long, env = "VAULT_AWS_OPERATOR_NAMESPACE", value_name = "NAME")]
     operator_namespace: Option<String>,
 
     #[arg(long, env = "POD_NAMESPACE", hide = true)]
@@ -73,6 +76,11 @@ pub struct RunArgs {
     #[arg(long, env = "VAULT_AWS_ADMIN_ADDRESS", default_value = "0.0.0.0:8080")]
     #[arg(value_name = "ADDRESS")]
     pub admin_address: SocketAddr,
+
+    /// How long a deleted VaultAwsRole may wait for Vault before it is let go, as 10m or 90s
+    #[arg(long, env = "VAULT_AWS_CLEANUP_TIMEOUT", default_value = "10m", value_name = "DURATION")]
+    #[arg(value_parser = duration)]
+    pub cleanup_timeout: Duration,
 
     /// Leave out the metric that has one series for each certificate
     #[arg(long, env = "VAULT_AWS_NO_CERTIFICATE_EXPIRY_METRICS")]
@@ -98,6 +106,10 @@ impl RunArgs {
         let given = self.operator_namespace.as_deref().or(self.pod_namespace.as_deref());
         given.unwrap_or("vault-aws-system")
     }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    Span::try_from(text.to_owned()).map(Span::duration)
 }
 
 /// A controller of the operator.

@@ -21,7 +21,7 @@ use crate::{
     vault::{
         self, Caller, Settings,
         login::{self, Login},
-        session::Sessions,
+        session::{Failure, Session, Sessions},
     },
 };
 
@@ -80,6 +80,9 @@ pub enum Error {
     /// What Vault gave is not what an operator should have.
     #[error("logging the operator in")]
     Unfit(#[source] login::Mismatch),
+    /// The program is shutting down.
+    #[error("the operator is shutting down")]
+    Closing,
 }
 
 impl Fault for Error {
@@ -90,13 +93,14 @@ impl Fault for Error {
             Self::Settings(_) => "InvalidSpec",
             Self::TokenFile { .. } | Self::Unfit(_) => "LoginFailed",
             Self::Login(error) if error.is_shared() => error.reason(),
+            Self::Closing => "VaultUnreachable",
             Self::Login(_) => "LoginFailed",
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Kubernetes { .. } | Self::KubernetesTimeout { .. } => Retry::Soon,
+            Self::Kubernetes { .. } | Self::KubernetesTimeout { .. } | Self::Closing => Retry::Soon,
             Self::Reference { .. } | Self::TokenFile { .. } | Self::Unfit(_) => {
                 Retry::After(Duration::from_secs(5))
             }
@@ -106,7 +110,11 @@ impl Fault for Error {
     }
 
     fn is_shared(&self) -> bool {
-        matches!(self, Self::Login(error) if error.is_shared())
+        match self {
+            Self::Login(error) => error.is_shared(),
+            Self::Closing => true,
+            _ => false,
+        }
     }
 }
 
@@ -124,7 +132,9 @@ pub struct Connections {
     observer: Arc<dyn vault::Observer>,
     clients: Mutex<HashMap<String, Connected>>,
     references: Mutex<HashMap<Reference, (Instant, Redacted<String>)>>,
-    sessions: Sessions<OperatorKey>,
+    sessions: Sessions<OperatorKey, Error>,
+    /// The session that was last given out, to be named when Vault calls its token dead.
+    in_use: Mutex<HashMap<OperatorKey, Session>>,
 }
 
 struct Connected {
@@ -160,6 +170,7 @@ impl Connections {
             clients: Mutex::default(),
             references: Mutex::default(),
             sessions: Sessions::new(),
+            in_use: Mutex::default(),
         }
     }
 
@@ -205,21 +216,31 @@ impl Connections {
                 key: "serviceAccount or tokenRef".into(),
             });
         };
+        let key = key(backend);
         let session = self
             .sessions
             .get(
-                &key(backend),
+                &key,
                 &client,
-                || self.log_in(&client, &login.mount, &login.role, &login.token_path),
-                |login: &Login| login.check(None).map_err(Error::Unfit),
+                self.log_in(&client, &login.mount, &login.role, &login.token_path),
+                |login| login.check(None).map_err(Error::Unfit),
             )
-            .await?;
-        Ok(session.caller().clone())
+            .await
+            .map_err(|failure| match failure {
+                Failure::Login(error) => (*error).clone(),
+                Failure::Closing => Error::Closing,
+            })?;
+        let caller = session.caller().clone();
+        lock(&self.in_use).insert(key, session);
+        Ok(caller)
     }
 
     /// The operator's token was refused: log in again the next time, and read references again.
     pub fn token_refused(&self, backend: &VaultAwsBackend) {
-        self.sessions.forget(&key(backend));
+        let key = key(backend);
+        if let Some(session) = lock(&self.in_use).remove(&key) {
+            self.sessions.invalidate(&key, &session);
+        }
         if let Some(token) = &backend.spec.operator_login.token_ref {
             let reference =
                 Reference { kind: "Secret", name: token.name.clone(), key: token.key.clone() };
@@ -293,7 +314,9 @@ impl Connections {
         let value = match kind {
             "ConfigMap" => {
                 let api = Api::<ConfigMap>::namespaced(self.kube.clone(), &self.namespace);
-                self.read(kind, name, api.get_opt(name)).await?.and_then(|map| map.data?.remove(key))
+                self.read(kind, name, api.get_opt(name))
+                    .await?
+                    .and_then(|map| map.data?.remove(key))
             }
             _ => {
                 let mut data = self.secret(name).await?;
@@ -336,10 +359,8 @@ impl Connections {
             key: key.to_owned(),
         };
         let api = Api::<Secret>::namespaced(self.kube.clone(), &self.namespace);
-        let secret = self
-            .read("Secret", name, api.get_opt(name))
-            .await?
-            .ok_or_else(|| missing(keys[0]))?;
+        let secret =
+            self.read("Secret", name, api.get_opt(name)).await?.ok_or_else(|| missing(keys[0]))?;
         let version = format!(
             "{}/{}",
             secret.uid().unwrap_or_default(),
@@ -363,11 +384,9 @@ impl Connections {
     ) -> Result<T, Error> {
         match timeout(KUBERNETES_TIMEOUT, read).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(Error::Kubernetes {
-                kind,
-                name: name.to_owned(),
-                source: Arc::new(error),
-            }),
+            Ok(Err(error)) => {
+                Err(Error::Kubernetes { kind, name: name.to_owned(), source: Arc::new(error) })
+            }
             Err(_) => Err(Error::KubernetesTimeout { kind, name: name.to_owned() }),
         }
     }

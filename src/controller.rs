@@ -95,10 +95,11 @@ pub async fn run<R: Reconcile>(
 ) {
     let mut triggers = pin!(triggers.fuse());
     let mut listing = pin!(resources.ready());
-    while timeout(BEAT, &mut listing).await.is_err() {
+    loop {
         shell.pulse.beat();
-        if shell.shutdown.is_cancelled() {
-            return;
+        tokio::select! {
+            () = shell.shutdown.cancelled() => return,
+            listed = timeout(BEAT, &mut listing) => if listed.is_ok() { break },
         }
     }
     // First subscribe, then read: a change in between is told and not lost.
@@ -267,11 +268,10 @@ impl<R: Reconcile> Desk<R> {
         let current = self.store.fetch(&object);
         if current.as_ref().is_none_or(|resource| resource.meta().uid.as_deref() != Some(&*uid)) {
             // It went, or was replaced, while the pass ran: forget what the pass remembered of it.
+            // A successor has not been looked at yet, since its name was taken until now.
             self.known.remove(&object);
             self.shell.reporter.metrics().forgotten(&self.kind, &uid);
-            if current.is_none() {
-                self.reconciler.forget(object.namespace.as_deref(), &object.name);
-            }
+            self.reconciler.forget(object.namespace.as_deref(), &object.name);
             return;
         }
         let memory = self.known.entry(object.clone()).or_default();

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::crd::{Certificates, Naming, Partition};
+use crate::crd::{Certificates, Naming, Partition, VaultAwsBackendSpec};
 
 /// Names that Vault reserves or that every Vault has; never written, never adopted.
 const RESERVED: [&str; 4] = ["root", "default", "response-wrapping", "control-group"];
@@ -175,6 +175,19 @@ pub enum Fault {
         /// The name.
         name: String,
     },
+}
+
+/// The host of the address, as logins sign it unless the backend says otherwise.
+pub fn server_id(backend: &VaultAwsBackendSpec) -> Option<String> {
+    backend.auth.server_id.clone().or_else(|| {
+        let rest = backend.vault.address.strip_prefix("https://")?;
+        let authority = rest.split('/').next()?;
+        let host = match authority.strip_prefix('[') {
+            Some(six) => six.split(']').next()?,
+            None => authority.split(':').next()?,
+        };
+        (!host.is_empty()).then(|| host.to_owned())
+    })
 }
 
 /// Checks a template by itself, whatever will be filled in.

@@ -147,9 +147,7 @@ struct Shared {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("base", &self.0.base.as_str())
-            .finish_non_exhaustive()
+        f.debug_struct("Client").field("base", &self.0.base.as_str()).finish_non_exhaustive()
     }
 }
 
@@ -179,13 +177,7 @@ impl Client {
 
     /// A handle that sends this token.
     pub fn with_token(&self, token: Redacted<String>) -> Caller {
-        Caller {
-            client: self.clone(),
-            token: Arc::new(Token {
-                value: token,
-                uses: None,
-            }),
-        }
+        Caller { client: self.clone(), token: Arc::new(Token { value: token, uses: None }) }
     }
 
     /// Vault's clock minus ours, as the last answer showed it (whole seconds). `None` before the
@@ -215,9 +207,7 @@ impl Client {
             Err(cause) => Err(cause),
         };
         let label = outcome.as_ref().map_or_else(Cause::label, |_| "ok");
-        self.0
-            .observer
-            .request(operation.label, label, start.elapsed());
+        self.0.observer.request(operation.label, label, start.elapsed());
         match outcome {
             Ok(raw) => Ok((raw.status, raw.body)),
             Err(cause) => Err(operation.failed(cause)),
@@ -242,15 +232,11 @@ impl Client {
             Ok(_) => "ok",
             Err(cause) => cause.label(),
         };
-        self.0
-            .observer
-            .request(operation.label, label, start.elapsed());
+        self.0.observer.request(operation.label, label, start.elapsed());
         match outcome {
-            Ok(raw) => Ok(Answer {
-                operation: operation.clone(),
-                status: raw.status,
-                body: raw.body,
-            }),
+            Ok(raw) => {
+                Ok(Answer { operation: operation.clone(), status: raw.status, body: raw.body })
+            }
             Err(cause) => Err(operation.failed(cause)),
         }
     }
@@ -266,17 +252,11 @@ impl Client {
         // Asked twice: those who need not wait for the limiter to hear that Vault is down do not,
         // and those who waited hear what happened meanwhile.
         drop(shared.circuit.admit()?);
-        let waited = shared
-            .limiter
-            .acquire(Instant::now() + shared.timeout)
-            .await;
+        let waited = shared.limiter.acquire(Instant::now() + shared.timeout).await;
         match waited {
             Ok(wait) => shared.observer.waited(wait),
             Err(limiter::Exhausted { retry_after }) => {
-                return Err(Cause::Throttled {
-                    by: error::Throttle::Own,
-                    retry_after,
-                });
+                return Err(Cause::Throttled { by: error::Throttle::Own, retry_after });
             }
         }
         let permit = shared.circuit.admit()?;
@@ -290,6 +270,8 @@ impl Client {
         let outcome = outcome.and_then(Raw::judge);
         match &outcome {
             Err(cause) if cause.opens_circuit() => permit.failed(cause),
+            // Late because of AWS, perhaps: neither for Vault nor against it.
+            Err(Cause::Timeout { .. }) => drop(permit),
             _ => permit.succeeded(),
         }
         outcome
@@ -301,9 +283,7 @@ impl Client {
             // A lease count quota refuses logins; slowing reads down would not help.
             StatusCode::TOO_MANY_REQUESTS if !raw.is_lease_count() => {
                 self.0.limiter.slow_down();
-                self.0
-                    .limiter
-                    .pause(raw.retry_after.unwrap_or(Duration::from_secs(1)));
+                self.0.limiter.pause(raw.retry_after.unwrap_or(Duration::from_secs(1)));
             }
             StatusCode::SERVICE_UNAVAILABLE => {
                 if let Some(wait) = raw.retry_after {
@@ -316,18 +296,11 @@ impl Client {
 
     /// One request as it goes over the wire.
     fn build<E: Endpoint>(&self, endpoint: &E, token: Option<&Token>) -> Result<Request, Cause> {
-        let unfit = |what: &'static str| Cause::InvalidRequest {
-            what: Cow::Borrowed(what),
-        };
+        let unfit = |what: &'static str| Cause::InvalidRequest { what: Cow::Borrowed(what) };
         let listing = matches!(endpoint.method(), rustify::enums::RequestMethod::LIST);
-        let mut url = path_url(&self.0.base, &endpoint.path(), listing).map_err(|what| {
-            Cause::InvalidRequest {
-                what: Cow::Borrowed(what),
-            }
-        })?;
-        let query = endpoint
-            .query()
-            .map_err(|_| unfit("its query cannot be written"))?;
+        let mut url = path_url(&self.0.base, &endpoint.path(), listing)
+            .map_err(|what| Cause::InvalidRequest { what: Cow::Borrowed(what) })?;
+        let query = endpoint.query().map_err(|_| unfit("its query cannot be written"))?;
         // Proxies know GET; Vault takes `list=true` for LIST.
         let (method, query) = if listing {
             (Method::GET, Some("list=true".to_owned()))
@@ -338,17 +311,11 @@ impl Client {
         let body = if method == Method::GET || method == Method::DELETE {
             Vec::new()
         } else {
-            endpoint
-                .body()
-                .map_err(|_| unfit("its body cannot be written"))?
-                .unwrap_or_default()
+            endpoint.body().map_err(|_| unfit("its body cannot be written"))?.unwrap_or_default()
         };
         let mut headers = self.0.headers.clone();
         if !body.is_empty() {
-            headers.insert(
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("application/json"),
-            );
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         if let Some(token) = token {
             let mut value = HeaderValue::from_str(token.value.expose())
@@ -356,21 +323,13 @@ impl Client {
             value.set_sensitive(true);
             headers.insert("x-vault-token", value);
         }
-        Ok(Request {
-            method,
-            url,
-            headers,
-            body: Zeroizing::new(body),
-        })
+        Ok(Request { method, url, headers, body: Zeroizing::new(body) })
     }
 
     /// Sends, follows a standby's redirect to the same origin and path once, reads the answer.
     async fn deliver(&self, operation: &Operation, request: Request) -> Result<Raw, Cause> {
         let deadline = Instant::now() + self.0.timeout;
-        let timeout = || Cause::Timeout {
-            after: self.0.timeout,
-            asks_aws: operation.asks_aws,
-        };
+        let timeout = || Cause::Timeout { after: self.0.timeout, asks_aws: operation.asks_aws };
         let work = async {
             let mut response = self.once(&request).await?;
             if response.status() == StatusCode::TEMPORARY_REDIRECT {
@@ -383,11 +342,7 @@ impl Client {
             let (status, retry_after) = (response.status(), retry_after(response.headers()));
             self.learn_time(response.headers());
             let body = read(response, operation.limit).await?;
-            Ok(Raw {
-                status,
-                retry_after,
-                body,
-            })
+            Ok(Raw { status, retry_after, body })
         };
         match timeout_at(deadline, work).await {
             Ok(Err(Cause::Timeout { .. })) | Err(_) => Err(timeout()),
@@ -408,7 +363,7 @@ impl Client {
 
     /// Remembers how far Vault's clock is from ours.
     fn learn_time(&self, headers: &HeaderMap) {
-        let Some(server) = headers.get(header::DATE).and_then(|value| http_date(value)) else {
+        let Some(server) = headers.get(header::DATE).and_then(http_date) else {
             return;
         };
         let skew = server.duration_since(Timestamp::now());
@@ -454,9 +409,7 @@ pub struct Caller {
 
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Caller")
-            .field("client", &self.client)
-            .finish_non_exhaustive()
+        f.debug_struct("Caller").field("client", &self.client).finish_non_exhaustive()
     }
 }
 
@@ -468,19 +421,13 @@ impl Caller {
 
     /// How many requests the token still has, the one for its revocation included. `None`: no limit.
     pub fn uses_left(&self) -> Option<i64> {
-        self.token
-            .uses
-            .as_ref()
-            .map(|uses| uses.load(Ordering::Relaxed))
+        self.token.uses.as_ref().map(|uses| uses.load(Ordering::Relaxed))
     }
 
     /// A handle whose requests are counted; `uses` of 0 means no limit, as in Vault.
     pub(crate) fn limited(client: &Client, token: Redacted<String>, uses: u64) -> Self {
         let uses = (uses > 0).then(|| AtomicI64::new(i64::try_from(uses).unwrap_or(i64::MAX)));
-        Self {
-            client: client.clone(),
-            token: Arc::new(Token { value: token, uses }),
-        }
+        Self { client: client.clone(), token: Arc::new(Token { value: token, uses }) }
     }
 
     pub(crate) async fn send<E: Endpoint>(
@@ -488,9 +435,7 @@ impl Caller {
         operation: &Operation,
         endpoint: &E,
     ) -> Result<Answer, Error> {
-        self.client
-            .exchange(operation, endpoint, Some(&self.token))
-            .await
+        self.client.exchange(operation, endpoint, Some(&self.token)).await
     }
 
     /// Lets the next request take the use that is kept for the revocation.
@@ -510,28 +455,17 @@ pub(crate) struct Operation {
 
 impl Operation {
     pub(crate) fn new(label: &'static str, text: impl Into<String>) -> Self {
-        Self {
-            label,
-            text: text.into(),
-            asks_aws: false,
-            limit: ANSWER_BYTES,
-        }
+        Self { label, text: text.into(), asks_aws: false, limit: ANSWER_BYTES }
     }
 
     /// A LIST, whose answer may be larger.
     pub(crate) fn list(label: &'static str, text: impl Into<String>) -> Self {
-        Self {
-            limit: LIST_BYTES,
-            ..Self::new(label, text)
-        }
+        Self { limit: LIST_BYTES, ..Self::new(label, text) }
     }
 
     /// Vault asks AWS before it answers, so that a late answer does not mean a slow Vault.
     pub(crate) fn asking_aws(self) -> Self {
-        Self {
-            asks_aws: true,
-            ..self
-        }
+        Self { asks_aws: true, ..self }
     }
 
     pub(crate) fn failed(&self, cause: Cause) -> Error {
@@ -559,22 +493,12 @@ impl Raw {
         if self.status.is_success() || self.status == StatusCode::NOT_FOUND {
             return Ok(self);
         }
-        Err(error::classify(
-            self.status.as_u16(),
-            &self.body,
-            self.retry_after,
-        ))
+        Err(error::classify(self.status.as_u16(), &self.body, self.retry_after))
     }
 
     fn is_lease_count(&self) -> bool {
         let cause = error::classify(self.status.as_u16(), &self.body, None);
-        matches!(
-            cause,
-            Cause::Throttled {
-                by: error::Throttle::LeaseCount,
-                ..
-            }
-        )
+        matches!(cause, Cause::Throttled { by: error::Throttle::LeaseCount, .. })
     }
 }
 
@@ -618,11 +542,7 @@ impl Answer {
 
     /// The answer, where "nothing there" is an error.
     pub(crate) fn existing(self) -> Result<Self, Error> {
-        if self.status == StatusCode::NOT_FOUND {
-            Err(self.not_found())
-        } else {
-            Ok(self)
-        }
+        if self.status == StatusCode::NOT_FOUND { Err(self.not_found()) } else { Ok(self) }
     }
 
     /// Whether it is a 404.
@@ -645,9 +565,9 @@ impl Answer {
         match (envelope.data, envelope.wrap_info) {
             (Some(data), _) => Ok(data),
             (None, Some(_)) => Err(self.failed(Cause::WrappedAnswer)),
-            (None, None) => Err(self.failed(Cause::Malformed {
-                what: "it holds no data".to_owned(),
-            })),
+            (None, None) => {
+                Err(self.failed(Cause::Malformed { what: "it holds no data".to_owned() }))
+            }
         }
     }
 
@@ -657,9 +577,9 @@ impl Answer {
         match (envelope.auth, envelope.wrap_info) {
             (Some(auth), _) => Ok(auth),
             (None, Some(_)) => Err(self.failed(Cause::WrappedAnswer)),
-            (None, None) => Err(self.failed(Cause::Malformed {
-                what: "it holds no login".to_owned(),
-            })),
+            (None, None) => {
+                Err(self.failed(Cause::Malformed { what: "it holds no login".to_owned() }))
+            }
         }
     }
 
@@ -700,15 +620,9 @@ pub(crate) fn mount_path(mount: &str) -> &str {
 fn path_url(base: &Url, path: &str, listing: bool) -> Result<Url, &'static str> {
     // Some endpoints of vaultrs begin with a tab.
     let path = path.trim_start_matches(['/', '\t', ' ']);
-    let path = if listing {
-        path.strip_suffix('/').unwrap_or(path)
-    } else {
-        path
-    };
+    let path = if listing { path.strip_suffix('/').unwrap_or(path) } else { path };
     let mut url = base.clone();
-    let mut segments = url
-        .path_segments_mut()
-        .map_err(|()| "the address cannot carry a path")?;
+    let mut segments = url.path_segments_mut().map_err(|()| "the address cannot carry a path")?;
     segments.pop_if_empty().push("v1");
     for segment in path.split('/') {
         if segment.is_empty() {
@@ -741,9 +655,7 @@ fn follow(sent: &Url, headers: &HeaderMap) -> Result<(), Cause> {
     {
         return Ok(());
     }
-    Err(Cause::Redirected {
-        origin: target.origin().ascii_serialization(),
-    })
+    Err(Cause::Redirected { origin: target.origin().ascii_serialization() })
 }
 
 /// `Retry-After` in its form of seconds, which Vault uses, or as a date.
@@ -759,9 +671,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 /// A date of HTTP (RFC 9110, which is RFC 2822's form with `GMT`).
 fn http_date(value: &HeaderValue) -> Option<Timestamp> {
-    jiff::fmt::rfc2822::DateTimeParser::new()
-        .parse_timestamp(value.to_str().ok()?)
-        .ok()
+    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value.to_str().ok()?).ok()
 }
 
 /// Reads an answer of at most `limit` bytes; what is read is wiped when dropped.
@@ -772,11 +682,7 @@ async fn read(mut response: reqwest::Response, limit: usize) -> Result<Zeroizing
     }
     let announced = usize::try_from(announced).unwrap_or(limit);
     let mut body = Zeroizing::new(Vec::with_capacity(announced.max(4 << 10)));
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(|error| tls::unreachable(&error))?
-    {
+    while let Some(chunk) = response.chunk().await.map_err(|error| tls::unreachable(&error))? {
         if body.len() + chunk.len() > limit {
             return Err(Cause::TooLarge { limit });
         }
@@ -824,11 +730,7 @@ mod tests {
 
     #[test]
     fn only_a_plain_https_address_is_taken() {
-        for good in [
-            "https://vault.example.com:8200",
-            "https://h/vault/",
-            " https://[::1]:8200 ",
-        ] {
+        for good in ["https://vault.example.com:8200", "https://h/vault/", " https://[::1]:8200 "] {
             assert!(parse_address(good).is_ok(), "{good}");
         }
         for bad in [
@@ -857,10 +759,7 @@ mod tests {
     #[test]
     fn hostile_paths_are_not_sent() {
         for path in ["a/../b", "a/./b", "a//b", "a/", "a/b\nc", "a/\tb", "a/b\0"] {
-            assert!(
-                path_url(&base("https://h"), path, false).is_err(),
-                "{path:?}"
-            );
+            assert!(path_url(&base("https://h"), path, false).is_err(), "{path:?}");
         }
         assert!(path_url(&base("https://h"), "secret/metadata/certs/", true).is_ok());
         assert!(path_url(&base("https://h"), "secret/metadata//", true).is_err());
@@ -869,10 +768,7 @@ mod tests {
     #[test]
     fn special_characters_stay_inside_their_segment() {
         let url = path_url(&base("https://h"), "secret/data/a?b#c%2e%2e/ü x\\y", false).unwrap();
-        assert_eq!(
-            url.path(),
-            "/v1/secret/data/a%3Fb%23c%252e%252e/%C3%BC%20x%5Cy"
-        );
+        assert_eq!(url.path(), "/v1/secret/data/a%3Fb%23c%252e%252e/%C3%BC%20x%5Cy");
         assert_eq!(url.query(), None);
     }
 
@@ -890,9 +786,7 @@ mod tests {
         assert!(to("https://vault:8200/v1/secret/data/x").is_err());
         assert_eq!(
             to("https://evil:8200/v1/secret/data/x?version=2"),
-            Err(Cause::Redirected {
-                origin: "https://evil:8200".to_owned()
-            })
+            Err(Cause::Redirected { origin: "https://evil:8200".to_owned() })
         );
         assert!(to("http://vault:8200/v1/secret/data/x?version=2").is_err());
     }
@@ -902,14 +796,9 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("12"));
         assert_eq!(retry_after(&headers), Some(Duration::from_secs(12)));
-        headers.insert(
-            header::DATE,
-            HeaderValue::from_static("Sat, 21 Nov 2026 03:00:00 GMT"),
-        );
-        headers.insert(
-            header::RETRY_AFTER,
-            HeaderValue::from_static("Sat, 21 Nov 2026 03:00:30 GMT"),
-        );
+        headers.insert(header::DATE, HeaderValue::from_static("Sat, 21 Nov 2026 03:00:00 GMT"));
+        headers
+            .insert(header::RETRY_AFTER, HeaderValue::from_static("Sat, 21 Nov 2026 03:00:30 GMT"));
         assert_eq!(retry_after(&headers), Some(Duration::from_secs(30)));
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static("soon"));
         assert_eq!(retry_after(&headers), None);
@@ -941,18 +830,12 @@ mod tests {
         let wrapped = r#"{"data":null,"auth":null,"wrap_info":{"token":"hvs.x","ttl":60}}"#;
         let error = answer(200, wrapped).data::<Object<String>>().unwrap_err();
         assert_eq!(error.cause(), &Cause::WrappedAnswer);
-        assert_eq!(
-            answer(200, wrapped).auth().unwrap_err().cause(),
-            &Cause::WrappedAnswer
-        );
+        assert_eq!(answer(200, wrapped).auth().unwrap_err().cause(), &Cause::WrappedAnswer);
     }
 
     #[test]
     fn a_limited_token_keeps_one_use_for_its_revocation() {
-        let token = Token {
-            value: Redacted::new("t".to_owned()),
-            uses: Some(AtomicI64::new(3)),
-        };
+        let token = Token { value: Redacted::new("t".to_owned()), uses: Some(AtomicI64::new(3)) };
         assert!(token.spend().is_ok());
         assert!(token.spend().is_ok());
         assert_eq!(token.spend(), Err(Cause::TokenInvalid));
@@ -976,25 +859,13 @@ mod tests {
         for _ in 0..3 {
             let error = tokens::lookup_self(&caller).await.unwrap_err();
             assert!(
-                matches!(
-                    error.cause(),
-                    Cause::Unreachable {
-                        step: error::Step::Connect,
-                        ..
-                    }
-                ),
+                matches!(error.cause(), Cause::Unreachable { step: error::Step::Connect, .. }),
                 "{error:?}"
             );
         }
         let error = tokens::lookup_self(&caller).await.unwrap_err();
-        assert!(
-            matches!(error.cause(), Cause::CircuitOpen { .. }),
-            "{error:?}"
-        );
+        assert!(matches!(error.cause(), Cause::CircuitOpen { .. }), "{error:?}");
         let error = health::read(&client).await.unwrap_err();
-        assert!(
-            matches!(error.cause(), Cause::Unreachable { .. }),
-            "health asks all the same"
-        );
+        assert!(matches!(error.cause(), Cause::Unreachable { .. }), "health asks all the same");
     }
 }

@@ -50,19 +50,13 @@ pub(crate) fn sdk_client() -> Result<SharedHttpClient, super::Error> {
             .pool_max_idle_per_host(4)
     };
     let tls = tls_builder()
-        .map_err(|error| super::Error::Other {
-            text: error.to_string(),
-        })?
+        .map_err(|error| super::Error::Other { text: error.to_string() })?
         .with_root_certificates(platform_roots());
     let build = |builder: reqwest::ClientBuilder| {
-        builder.build().map_err(|error| super::Error::Other {
-            text: error.to_string(),
-        })
+        builder.build().map_err(|error| super::Error::Other { text: error.to_string() })
     };
-    let connector = Connector {
-        https: build(client(tls.clone()))?,
-        http: build(client(tls).no_proxy())?,
-    };
+    let connector =
+        Connector { https: build(client(tls.clone()))?, http: build(client(tls).no_proxy())? };
     let connector = SharedHttpConnector::new(connector);
     Ok(http_client_fn(move |_, _| connector.clone()))
 }
@@ -94,9 +88,7 @@ async fn exchange(
     client: reqwest::Client,
     request: HttpRequest,
 ) -> Result<Response<SdkBody>, ConnectorError> {
-    let request = request
-        .try_into_http1x()
-        .map_err(|error| ConnectorError::user(error.into()))?;
+    let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
     let (parts, body) = request.into_parts();
     let body = body
         .bytes()
@@ -115,20 +107,15 @@ async fn exchange(
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > ANSWER_BYTES {
-            return Err(ConnectorError::other(
-                "the answer is too large".into(),
-                None,
-            ));
+            return Err(ConnectorError::other("the answer is too large".into(), None));
         }
         body.extend_from_slice(&chunk);
     }
     let mut answer = Response::new(status, SdkBody::from(body));
     *answer.headers_mut() =
-        headers
-            .try_into()
-            .map_err(|error: aws_smithy_runtime_api::http::HttpError| {
-                ConnectorError::other(error.into(), None)
-            })?;
+        headers.try_into().map_err(|error: aws_smithy_runtime_api::http::HttpError| {
+            ConnectorError::other(error.into(), None)
+        })?;
     Ok(answer)
 }
 

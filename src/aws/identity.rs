@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -16,7 +16,7 @@ use aws_sdk_sts::{
     error::{ProvideErrorMetadata, SdkError},
 };
 use aws_smithy_runtime_api::client::{http::SharedHttpClient, orchestrator::HttpResponse};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Credentials,
@@ -33,6 +33,8 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long before their end credentials are replaced.
 const AHEAD: Duration = Duration::from_secs(5 * 60);
+/// How long a failure to get them stands for everybody.
+const FAILURE: Duration = Duration::from_secs(2);
 /// What Vault needs of a session: it is used for one login. STS gives no less.
 const SESSION_SECONDS: i32 = 900;
 /// `GetCallerIdentity` needs no permission: a session that may do nothing proves the identity all
@@ -116,9 +118,7 @@ impl From<SigningError> for Error {
     fn from(error: SigningError) -> Self {
         match error {
             SigningError::Region { region } => Self::Region { region },
-            other => Self::Other {
-                text: other.to_string(),
-            },
+            other => Self::Other { text: other.to_string() },
         }
     }
 }
@@ -131,16 +131,21 @@ pub struct Ambient(Arc<Shared>);
 struct Shared {
     config: SdkConfig,
     provider: Option<SharedCredentialsProvider>,
-    held: Mutex<Option<Credentials>>,
+    known: Mutex<Known>,
     // Whoever holds it asks; the others wait for the answer.
     asking: tokio::sync::Mutex<()>,
 }
 
+#[derive(Default)]
+struct Known {
+    held: Option<Credentials>,
+    /// So that those who waited for the same question need not ask it one after the other.
+    failed: Option<(Instant, Error)>,
+}
+
 impl fmt::Debug for Ambient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ambient")
-            .field("region", &self.0.config.region())
-            .finish_non_exhaustive()
+        f.debug_struct("Ambient").field("region", &self.0.config.region()).finish_non_exhaustive()
     }
 }
 
@@ -156,16 +161,14 @@ impl Ambient {
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .identity_cache(IdentityCache::no_cache())
             .load();
-        let config = timeout(TIMEOUT, loading)
-            .await
-            .map_err(|_| Error::Unreachable {
-                text: "reading the configuration took too long".into(),
-            })?;
+        let config = timeout(TIMEOUT, loading).await.map_err(|_| Error::Unreachable {
+            text: "reading the configuration took too long".into(),
+        })?;
         let provider = config.credentials_provider();
         Ok(Self(Arc::new(Shared {
             config,
             provider,
-            held: Mutex::new(None),
+            known: Mutex::new(Known::default()),
             asking: tokio::sync::Mutex::new(()),
         })))
     }
@@ -180,49 +183,51 @@ impl Ambient {
         if let Some(fresh) = self.held(AHEAD) {
             return Ok(fresh);
         }
+        // Some providers hand out the same credentials until the last minute.
+        let last_resort = |error| self.held(Duration::from_secs(30)).ok_or(error);
+        if let Some(error) = self.recent_failure() {
+            return last_resort(error);
+        }
         match self.ask().await {
-            Ok(fresh) => Ok(fresh),
-            // Some providers hand out the same credentials until the last minute.
-            Err(error) => self.held(Duration::from_secs(30)).ok_or(error),
+            Ok(fresh) => {
+                *self.known() = Known { held: Some(fresh.clone()), failed: None };
+                Ok(fresh)
+            }
+            Err(error) => {
+                self.known().failed = Some((Instant::now(), error.clone()));
+                last_resort(error)
+            }
         }
     }
 
     /// Forgets the credentials in hand: for when AWS says that they are expired.
     pub fn forget(&self) {
-        *self.lock() = None;
+        *self.known() = Known::default();
     }
 
     async fn ask(&self) -> Result<Credentials, Error> {
-        let none = |text: &str| Error::NoCredentials {
-            text: text.to_owned(),
-        };
-        let provider = self
-            .0
-            .provider
-            .as_ref()
-            .ok_or_else(|| none("there is no provider"))?;
-        let found = timeout(TIMEOUT, provider.provide_credentials())
+        let none = |text: &str| Error::NoCredentials { text: text.to_owned() };
+        let provider = self.0.provider.as_ref().ok_or_else(|| none("there is no provider"))?;
+        timeout(TIMEOUT, provider.provide_credentials())
             .await
-            .map_err(|_| Error::Unreachable {
-                text: "no answer in time".to_owned(),
-            })?
-            .map_err(|error| not_provided(&error))?;
-        *self.lock() = Some(found.clone());
-        Ok(found)
+            .map_err(|_| Error::Unreachable { text: "no answer in time".to_owned() })?
+            .map_err(|error| not_provided(&error))
     }
 
     /// Those in hand, if they are good for `margin` longer.
     fn held(&self, margin: Duration) -> Option<Credentials> {
-        let held = self.lock();
-        let good = held
-            .as_ref()?
-            .expiry()
-            .is_none_or(|end| SystemTime::now() + margin < end);
-        held.clone().filter(|_| good)
+        let held = self.known().held.clone()?;
+        held.expiry().is_none_or(|end| SystemTime::now() + margin < end).then_some(held)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Credentials>> {
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn recent_failure(&self) -> Option<Error> {
+        let known = self.known();
+        let (at, error) = known.failed.as_ref()?;
+        (at.elapsed() < FAILURE).then(|| error.clone())
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// STS in `region`. Without credentials for requests that carry their own proof.
@@ -262,9 +267,7 @@ pub async fn assume_role(ambient: &Ambient, role: &AssumeRole) -> Result<Credent
         .send();
     let answer = timeout(TIMEOUT, request)
         .await
-        .map_err(|_| Error::Unreachable {
-            text: "no answer of STS in time".to_owned(),
-        })?
+        .map_err(|_| Error::Unreachable { text: "no answer of STS in time".to_owned() })?
         .map_err(|error| refused(&error));
     if let Err(Error::ExpiredToken { .. }) = &answer {
         // The next try gets new ones.
@@ -292,9 +295,7 @@ pub async fn assume_role_with_web_identity(
         .send();
     let answer = timeout(TIMEOUT, request)
         .await
-        .map_err(|_| Error::Unreachable {
-            text: "no answer of STS in time".to_owned(),
-        })?
+        .map_err(|_| Error::Unreachable { text: "no answer of STS in time".to_owned() })?
         .map_err(|error| refused(&error))?;
     session(answer.credentials)
 }
@@ -318,22 +319,14 @@ fn checked(region: &str) -> Result<(), Error> {
     if is_region(region) {
         return Ok(());
     }
-    Err(Error::Region {
-        region: region.chars().take(40).collect(),
-    })
+    Err(Error::Region { region: region.chars().take(40).collect() })
 }
 
 /// A name that STS takes: foreign characters become `-`, at most 64.
 pub fn session_name(name: &str) -> String {
     let mut name: String = name
         .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || "_+=,.@-".contains(c) {
-                c
-            } else {
-                '-'
-            }
-        })
+        .map(|c| if c.is_ascii_alphanumeric() || "_+=,.@-".contains(c) { c } else { '-' })
         .take(64)
         .collect();
     while name.len() < 2 {
@@ -343,9 +336,8 @@ pub fn session_name(name: &str) -> String {
 }
 
 fn session(found: Option<aws_sdk_sts::types::Credentials>) -> Result<Credentials, Error> {
-    let found = found.ok_or_else(|| Error::Other {
-        text: "STS answered without credentials".to_owned(),
-    })?;
+    let found = found
+        .ok_or_else(|| Error::Other { text: "STS answered without credentials".to_owned() })?;
     Ok(Credentials::new(
         found.access_key_id,
         found.secret_access_key,
@@ -362,17 +354,10 @@ fn refused<E: ProvideErrorMetadata + std::error::Error + 'static>(
     match error {
         SdkError::ServiceError(answer) => {
             let metadata = answer.err().meta();
-            judge(
-                metadata.code().unwrap_or_default(),
-                metadata.message().unwrap_or_default(),
-            )
+            judge(metadata.code().unwrap_or_default(), metadata.message().unwrap_or_default())
         }
-        SdkError::ConstructionFailure(_) => Error::Other {
-            text: innermost(error),
-        },
-        _ => Error::Unreachable {
-            text: innermost(error),
-        },
+        SdkError::ConstructionFailure(_) => Error::Other { text: innermost(error) },
+        _ => Error::Unreachable { text: innermost(error) },
     }
 }
 
@@ -419,6 +404,10 @@ fn not_provided(error: &CredentialsError) -> Error {
             let mut cause: Option<&dyn std::error::Error> = Some(error);
             while let Some(inner) = cause {
                 let said = inner.to_string();
+                // The last place where the chain looks: not there means none.
+                if said.contains("IMDS") || said.contains("metadata service") {
+                    return Error::NoCredentials { text };
+                }
                 if said.contains("AccessDenied") {
                     return Error::AccessDenied { text: clean(&said) };
                 }
@@ -486,10 +475,7 @@ mod tests {
             Some(&Redacted::new("t0ken".to_owned())),
         );
         let shown = format!("{credentials:?}");
-        assert!(
-            !shown.contains("s3cret") && !shown.contains("t0ken"),
-            "{shown}"
-        );
+        assert!(!shown.contains("s3cret") && !shown.contains("t0ken"), "{shown}");
     }
 
     #[tokio::test]

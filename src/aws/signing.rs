@@ -34,9 +34,7 @@ pub struct SignedRequest {
 
 impl fmt::Debug for SignedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SignedRequest")
-            .field("url", &self.url)
-            .finish_non_exhaustive()
+        f.debug_struct("SignedRequest").field("url", &self.url).finish_non_exhaustive()
     }
 }
 
@@ -58,9 +56,7 @@ impl SignedRequest {
 
     /// The headers with canonical names, in the order in which they are sent.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.headers
-            .iter()
-            .map(|(name, value)| (*name, value.expose().as_str()))
+        self.headers.iter().map(|(name, value)| (*name, value.expose().as_str()))
     }
 
     /// The headers as Vault takes them: `{"Name":["value"]}`.
@@ -110,9 +106,7 @@ impl Fault for SigningError {
 /// Whether `region` has the form of one: lower-case letters, digits and dashes, as `eu-west-1`.
 pub fn is_region(region: &str) -> bool {
     (2..=32).contains(&region.len())
-        && region
-            .bytes()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+        && region.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
         && region.starts_with(|c: char| c.is_ascii_lowercase())
         && !region.ends_with('-')
 }
@@ -120,9 +114,7 @@ pub fn is_region(region: &str) -> bool {
 /// The host of STS for a region: the global one for `us-east-1`, as `vault login` has it.
 pub fn sts_host(region: &str) -> Result<String, SigningError> {
     if !is_region(region) {
-        return Err(SigningError::Region {
-            region: region.chars().take(40).collect(),
-        });
+        return Err(SigningError::Region { region: region.chars().take(40).collect() });
     }
     Ok(match region {
         "us-east-1" => "sts.amazonaws.com".to_owned(),
@@ -149,18 +141,11 @@ pub fn get_caller_identity(
     let url = format!("https://{host}/");
 
     let signed = signature(credentials, region, now, &url, &plain, BODY)?;
-    let mut headers: Vec<_> = plain
-        .into_iter()
-        .map(|(name, value)| (name, Redacted::new(value)))
-        .collect();
+    let mut headers: Vec<_> =
+        plain.into_iter().map(|(name, value)| (name, Redacted::new(value))).collect();
     headers.push(("Content-Length", Redacted::new(BODY.len().to_string())));
     headers.extend(signed);
-    Ok(SignedRequest {
-        method: "POST",
-        url,
-        body: BODY,
-        headers,
-    })
+    Ok(SignedRequest { method: "POST", url, body: BODY, headers })
 }
 
 /// The headers that signing adds: date, session token, authorization.
@@ -190,9 +175,8 @@ fn signature(
         SignableBody::Bytes(body.as_bytes()),
     )
     .map_err(|error| refused(error.to_string()))?;
-    let (instructions, _) = sign(request, &params)
-        .map_err(|error| refused(error.to_string()))?
-        .into_parts();
+    let (instructions, _) =
+        sign(request, &params).map_err(|error| refused(error.to_string()))?.into_parts();
     let (added, _) = instructions.into_parts();
     added
         .into_iter()
@@ -225,10 +209,7 @@ mod tests {
     }
 
     fn header(request: &SignedRequest, name: &str) -> Option<String> {
-        request
-            .headers()
-            .find(|(found, _)| *found == name)
-            .map(|(_, value)| value.to_owned())
+        request.headers().find(|(found, _)| *found == name).map(|(_, value)| value.to_owned())
     }
 
     fn now() -> Timestamp {
@@ -256,10 +237,7 @@ mod tests {
         )
         .unwrap();
         let (_, signature) = sign(request, &params).unwrap().into_parts();
-        assert_eq!(
-            signature,
-            "ff11897932ad3f4e8b18135d722051e5ac45fc38421b1da7b9d196a0fe09473a"
-        );
+        assert_eq!(signature, "ff11897932ad3f4e8b18135d722051e5ac45fc38421b1da7b9d196a0fe09473a");
     }
 
     #[test]
@@ -273,10 +251,7 @@ mod tests {
         .unwrap();
         assert_eq!(request.method(), "POST");
         assert_eq!(request.url(), "https://sts.eu-west-1.amazonaws.com/");
-        assert_eq!(
-            request.body(),
-            "Action=GetCallerIdentity&Version=2011-06-15"
-        );
+        assert_eq!(request.body(), "Action=GetCallerIdentity&Version=2011-06-15");
         let mut names: Vec<_> = request.headers().map(|(name, _)| name).collect();
         names.sort_unstable();
         assert_eq!(
@@ -333,11 +308,7 @@ mod tests {
             "sts",
         );
         let expected = calculate_signature(key, to_sign.as_bytes());
-        assert!(
-            header(&request, "Authorization")
-                .unwrap()
-                .ends_with(&expected)
-        );
+        assert!(header(&request, "Authorization").unwrap().ends_with(&expected));
     }
 
     #[test]
@@ -354,16 +325,7 @@ mod tests {
 
     #[test]
     fn what_is_no_region_becomes_no_host() {
-        for region in [
-            "",
-            "x",
-            "evil.com/",
-            "eu-west-1.evil",
-            "EU-WEST-1",
-            "eu west",
-            "-a",
-            "a-",
-        ] {
+        for region in ["", "x", "evil.com/", "eu-west-1.evil", "EU-WEST-1", "eu west", "-a", "a-"] {
             assert!(sts_host(region).is_err(), "{region}");
         }
     }

@@ -13,19 +13,13 @@ pub fn clean(text: &str) -> String {
     // AWS quotes the canonical request, session token included, when a signature does not match.
     let text = ["The Canonical String", "The String-to-Sign"]
         .iter()
-        .fold(text, |text, mark| {
-            text.split(mark).next().unwrap_or_default()
-        });
+        .fold(text, |text, mark| text.split(mark).next().unwrap_or_default());
     let mut text = Cow::Borrowed(text);
-    for (open, close) in [
-        ("<RequestId>", "</RequestId>"),
-        ("<RequestID>", "</RequestID>"),
-    ] {
+    for (open, close) in [("<RequestId>", "</RequestId>"), ("<RequestID>", "</RequestID>")] {
         while let Some(start) = text.find(open) {
             let rest = &text[start + open.len()..];
-            let end = rest
-                .find(close)
-                .map_or(text.len(), |at| start + open.len() + at + close.len());
+            let end =
+                rest.find(close).map_or(text.len(), |at| start + open.len() + at + close.len());
             text = Cow::Owned(format!("{}{}", &text[..start], &text[end..]));
         }
     }
@@ -33,11 +27,7 @@ pub fn clean(text: &str) -> String {
     let mut all = text.split_whitespace().peekable();
     while let Some(word) = all.next() {
         let lower = word.to_ascii_lowercase();
-        if lower == "request"
-            && all
-                .peek()
-                .is_some_and(|next| next.eq_ignore_ascii_case("id:"))
-        {
+        if lower == "request" && all.peek().is_some_and(|next| next.eq_ignore_ascii_case("id:")) {
             all.next();
             all.next();
             if let Some(last) = words.last_mut() {
@@ -75,11 +65,7 @@ fn steady(word: &str) -> Cow<'_, str> {
             15 => byte == b'Z',
             _ => byte.is_ascii_digit(),
         });
-    if is_stamp {
-        Cow::Owned(word.replace(core, "<time>"))
-    } else {
-        Cow::Borrowed(word)
-    }
+    if is_stamp { Cow::Owned(word.replace(core, "<time>")) } else { Cow::Borrowed(word) }
 }
 
 #[cfg(test)]

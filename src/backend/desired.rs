@@ -32,8 +32,6 @@ pub struct Managed {
     pub iam_endpoint: Option<String>,
     /// Retries.
     pub max_retries: Option<i32>,
-    /// Whether `client` was given at all.
-    pub has_client: bool,
     /// Value of X-Vault-AWS-IAM-Server-ID that every login must sign.
     pub server_id: String,
     /// Account and role for each foreign account, sorted.
@@ -56,7 +54,9 @@ pub enum Refusal {
     #[error("naming.policy must contain {{role}}: several roles would share one policy")]
     PolicyNotUnique,
     /// A selector that would mean every namespace.
-    #[error("tenancy rule `{0}` has an empty namespace selector; name the namespaces or select some")]
+    #[error(
+        "tenancy rule `{0}` has an empty namespace selector; name the namespaces or select some"
+    )]
     EmptySelector(String),
     /// Region and endpoint disagree.
     #[error(
@@ -127,7 +127,6 @@ impl Desired {
                 .collect();
             accounts.sort();
             Managed {
-                has_client: spec.auth.client.is_some(),
                 credentials: client.credentials_ref.map(|reference| reference.name),
                 sts_endpoint: client.sts_endpoint,
                 sts_region: client.sts_region,
@@ -154,7 +153,9 @@ fn region_of(endpoint: &str) -> Option<String> {
     if region == "amazonaws.com" {
         return Some("us-east-1".into());
     }
-    let region = region.strip_suffix(".amazonaws.com").or_else(|| region.strip_suffix(".amazonaws.com.cn"))?;
+    let region = region
+        .strip_suffix(".amazonaws.com")
+        .or_else(|| region.strip_suffix(".amazonaws.com.cn"))?;
     Some(region.to_owned())
 }
 
@@ -187,7 +188,9 @@ mod tests {
 
     #[test]
     fn two_accounts_need_the_account_in_the_name() {
-        let two = |spec: &mut Value| spec["tenancy"][0]["accounts"] = json!(["111122223333", "444455556666"]);
+        let two = |spec: &mut Value| {
+            spec["tenancy"][0]["accounts"] = json!(["111122223333", "444455556666"])
+        };
         assert_eq!(parse(two), Err(Refusal::RoleNotUnique(2)));
         assert_eq!(parse(two).unwrap_err().reason(), "NamingNotUnique");
         let named = parse(|spec| {
@@ -213,10 +216,14 @@ mod tests {
     fn logins_are_signed_for_the_region_of_the_endpoint() {
         let managed = |endpoint: &'static str| {
             parse(move |spec| {
-                spec["auth"] = json!({"management": "Managed", "client": {"stsEndpoint": endpoint}});
+                spec["auth"] =
+                    json!({"management": "Managed", "client": {"stsEndpoint": endpoint}});
             })
         };
-        assert!(matches!(managed("https://sts.eu-west-1.amazonaws.com"), Err(Refusal::Region { .. })));
+        assert!(matches!(
+            managed("https://sts.eu-west-1.amazonaws.com"),
+            Err(Refusal::Region { .. })
+        ));
         assert!(managed("https://sts.amazonaws.com").is_ok());
         assert!(managed("https://sts.us-east-1.amazonaws.com/").is_ok());
         assert!(managed("http://127.0.0.1:4566").is_ok());

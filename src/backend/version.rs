@@ -1,10 +1,6 @@
 //! Which versions of Vault let one account's role pass for another's, or policies be bypassed. Pure.
 
-use crate::{
-    controller::pass::Verdict,
-    crd::BackendReason,
-    vault::health::Product,
-};
+use crate::{controller::pass::Verdict, crd::BackendReason, vault::health::Product};
 
 /// A published defect and the first versions without it.
 struct Defect {
@@ -37,9 +33,8 @@ const DEFECTS: [Defect; 2] = [
 
 /// The condition `VersionSafe`.
 pub fn verdict(product: Product, version: &str) -> Verdict {
-    let unknown = |why: String| {
-        Verdict::unknown("VersionSafe", BackendReason::VersionUnknown.as_str(), why)
-    };
+    let unknown =
+        |why: String| Verdict::unknown("VersionSafe", BackendReason::VersionUnknown.as_str(), why);
     if product == Product::OpenBao {
         // The AWS method is a plugin with a version of its own, which health does not tell.
         return unknown(
@@ -65,9 +60,10 @@ pub fn verdict(product: Product, version: &str) -> Verdict {
 }
 
 fn affects(defect: &Defect, version: [u64; 3]) -> bool {
-    let backported = defect.backports.iter().any(|backport| {
-        version[..2] == backport[..2] && version >= *backport
-    });
+    let backported = defect
+        .backports
+        .iter()
+        .any(|backport| version[..2] == backport[..2] && version >= *backport);
     version < defect.fixed && !backported
 }
 

@@ -122,7 +122,8 @@ async fn create(
         ),
         ..Secret::default()
     };
-    let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+    let parameters =
+        PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
     bounded(name, api.create(&parameters, &secret)).await
 }
 
@@ -143,7 +144,8 @@ async fn update(
         "metadata": {"uid": uid, "resourceVersion": resource_version, "labels": payload.labels},
         "data": data,
     });
-    let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    let parameters =
+        PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     bounded(name, api.patch(name, &parameters, &Patch::Merge(&patch))).await
 }
 
@@ -171,29 +173,41 @@ fn failure(name: &str, error: &kube::Error) -> Failure {
     let (reason, message, passes) = match (code, word) {
         (409, "AlreadyExists") => (
             SyncReason::SecretNotOurs,
-            format!("Secret `{name}` exists and is not controlled by this VaultCertSync; delete or rename it"),
+            format!(
+                "Secret `{name}` exists and is not controlled by this VaultCertSync; delete or rename it"
+            ),
             true,
         ),
-        (409, _) => {
-            (SyncReason::KubernetesError, format!("Secret `{name}` changed while it was written"), true)
-        }
+        (409, _) => (
+            SyncReason::KubernetesError,
+            format!("Secret `{name}` changed while it was written"),
+            true,
+        ),
         (403, _) => (
             SyncReason::NoSecretAccess,
-            format!("the operator may not write Secret `{name}`: apply the Role of deploy/tenant here"),
+            format!(
+                "the operator may not write Secret `{name}`: apply the Role of deploy/tenant here"
+            ),
             true,
         ),
         (422, _) => (
             SyncReason::SecretImmutable,
-            format!("the API server refuses to change Secret `{name}`: it is immutable or of another type"),
+            format!(
+                "the API server refuses to change Secret `{name}`: it is immutable or of another type"
+            ),
             false,
         ),
         (413, _) => (SyncReason::TooLarge, format!("Secret `{name}` would be too large"), false),
-        (0, _) => {
-            (SyncReason::KubernetesError, format!("the API server could not be asked to write Secret `{name}`"), true)
-        }
-        (code, _) => {
-            (SyncReason::KubernetesError, format!("the API server refused to write Secret `{name}` ({code})"), true)
-        }
+        (0, _) => (
+            SyncReason::KubernetesError,
+            format!("the API server could not be asked to write Secret `{name}`"),
+            true,
+        ),
+        (code, _) => (
+            SyncReason::KubernetesError,
+            format!("the API server refused to write Secret `{name}` ({code})"),
+            true,
+        ),
     };
     Failure { reason, message, passes }
 }

@@ -13,7 +13,7 @@ use crate::{
         VaultCertSync,
     },
     fault::{Fault, Retry},
-    naming::{self, IamRole, RoleName, Subject},
+    naming::{self, IamRole, RoleName, Subject, server_id},
     tenancy,
 };
 
@@ -254,7 +254,7 @@ impl Desired {
         Ok(Self {
             vault_role,
             auth_mount: backend.spec.auth.mount.clone(),
-            server_id: server_id(backend).ok_or(Refusal::Address(backend_name))?,
+            server_id: server_id(&backend.spec).ok_or(Refusal::Address(backend_name))?,
             region: backend.spec.aws.region.clone(),
             identity,
             kv_mount: backend.spec.certificates.mount.clone(),
@@ -325,19 +325,6 @@ pub fn is_plain(entry: &str) -> bool {
         && entry != ".."
         && entry.len() <= 512
         && !entry.chars().any(|c| c.is_control() || matches!(c, '%' | '?' | '#' | '/'))
-}
-
-/// The host of the address, as logins sign it unless the backend says otherwise.
-pub fn server_id(backend: &VaultAwsBackend) -> Option<String> {
-    backend.spec.auth.server_id.clone().or_else(|| {
-        let rest = backend.spec.vault.address.strip_prefix("https://")?;
-        let authority = rest.split('/').next()?;
-        let host = match authority.strip_prefix('[') {
-            Some(six) => six.split(']').next()?,
-            None => authority.split(':').next()?,
-        };
-        (!host.is_empty()).then(|| host.to_owned())
-    })
 }
 
 fn session_name(namespace: &str, name: &str) -> String {

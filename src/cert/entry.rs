@@ -42,14 +42,8 @@ const KEY: &[&str] = &[
     "key.pem",
 ];
 /// Where intermediates are looked for.
-const CHAIN: &[&str] = &[
-    "ca_chain",
-    "chain",
-    "chain.pem",
-    "certificate_chain",
-    "intermediate",
-    "intermediates",
-];
+const CHAIN: &[&str] =
+    &["ca_chain", "chain", "chain.pem", "certificate_chain", "intermediate", "intermediates"];
 /// Where certificates to trust are looked for.
 const CA: &[&str] = &["ca.crt", "issuing_ca"];
 
@@ -100,10 +94,7 @@ impl Role {
             Some(name) => Field::new(name).to_string(),
             None => self.candidates().join(", "),
         };
-        Refusal::MissingField {
-            what: self.what(),
-            looked,
-        }
+        Refusal::MissingField { what: self.what(), looked }
     }
 }
 
@@ -220,11 +211,7 @@ pub fn read(fields: &Map<String, Value>, overrides: &Overrides) -> Result<Texts,
     for (name, roles) in overrides.sources() {
         match fields.get(name) {
             Some(value) => {
-                let mut source = Source {
-                    field: Field::new(name),
-                    roles,
-                    certificates: 0,
-                };
+                let mut source = Source { field: Field::new(name), roles, certificates: 0 };
                 source.read(value, &mut finds)?;
             }
             None => {
@@ -240,11 +227,7 @@ pub fn read(fields: &Map<String, Value>, overrides: &Overrides) -> Result<Texts,
     }
     let mut keys = finds.keys.into_iter();
     let key = keys.next().ok_or_else(|| Role::Key.missing(overrides))?;
-    Ok(Texts {
-        certificates: finds.certificates,
-        key,
-        other_keys: keys.collect(),
-    })
+    Ok(Texts { certificates: finds.certificates, key, other_keys: keys.collect() })
 }
 
 /// One field while it is read.
@@ -257,10 +240,7 @@ struct Source {
 
 impl Source {
     fn read(&mut self, value: &Value, finds: &mut Finds) -> Result<(), Refusal> {
-        let is_optional = self
-            .roles
-            .iter()
-            .all(|role| matches!(role, Role::Chain | Role::Ca));
+        let is_optional = self.roles.iter().all(|role| matches!(role, Role::Chain | Role::Ca));
         let not_text =
             || self.malformed("is not text: store PEM, as a string or a list of strings");
         let values: Vec<&str> = match value {
@@ -316,16 +296,11 @@ impl Source {
                 // `openssl ecparam -genkey` and HAProxy's bundles have these beside the key.
                 "EC PARAMETERS" | "DH PARAMETERS" => continue,
                 "ENCRYPTED PRIVATE KEY" => {
-                    return Err(Refusal::EncryptedKey {
-                        field: self.field.clone(),
-                    });
+                    return Err(Refusal::EncryptedKey { field: self.field.clone() });
                 }
                 "DSA PRIVATE KEY" => {
                     let found = "a DSA key".to_owned();
-                    return Err(Refusal::UnsupportedKey {
-                        field: self.field.clone(),
-                        found,
-                    });
+                    return Err(Refusal::UnsupportedKey { field: self.field.clone(), found });
                 }
                 "PKCS7" | "PKCS #7 SIGNED DATA" | "CMS" => {
                     return Err(self.unsupported("a PKCS#7 bundle"));
@@ -363,9 +338,7 @@ impl Source {
                 Err(self
                     .malformed("holds a DER certificate where a private key belongs: swap them"))
             }
-            Outline::EncryptedPkcs8 => Err(Refusal::EncryptedKey {
-                field: self.field.clone(),
-            }),
+            Outline::EncryptedPkcs8 => Err(Refusal::EncryptedKey { field: self.field.clone() }),
             Outline::Pkcs8 { .. } | Outline::Pkcs1 { .. } | Outline::Sec1 { .. } | Outline::Dsa => {
                 if wants_key {
                     return self.key(Zeroizing::new(document.to_vec()), finds);
@@ -389,10 +362,7 @@ impl Source {
         }
         let is_first = self.certificates == 0;
         self.certificates += 1;
-        let known = finds
-            .certificates
-            .iter()
-            .position(|one| one.der == document);
+        let known = finds.certificates.iter().position(|one| one.der == document);
         let at = match known {
             Some(at) => at,
             None if finds.certificates.len() == CERTIFICATES => {
@@ -400,10 +370,7 @@ impl Source {
             }
             None => {
                 let places = Vec::new();
-                finds.certificates.push(FoundCertificate {
-                    der: document.to_vec(),
-                    places,
-                });
+                finds.certificates.push(FoundCertificate { der: document.to_vec(), places });
                 finds.certificates.len() - 1
             }
         };
@@ -430,33 +397,20 @@ impl Source {
         }
         let mut document = document;
         let der = Redacted::new(std::mem::take(&mut *document));
-        finds.keys.push(FoundKey {
-            field: self.field.clone(),
-            der,
-        });
+        finds.keys.push(FoundKey { field: self.field.clone(), der });
         Ok(())
     }
 
     fn malformed(&self, problem: &'static str) -> Refusal {
-        Refusal::Malformed {
-            field: self.field.clone(),
-            problem,
-        }
+        Refusal::Malformed { field: self.field.clone(), problem }
     }
 
     fn unsupported(&self, format: &str) -> Refusal {
-        Refusal::UnsupportedFormat {
-            field: self.field.clone(),
-            format: format.to_owned(),
-        }
+        Refusal::UnsupportedFormat { field: self.field.clone(), format: format.to_owned() }
     }
 
     fn too_large(&self, what: &'static str, limit: &'static str) -> Refusal {
-        Refusal::TooLarge {
-            field: self.field.clone(),
-            what,
-            limit,
-        }
+        Refusal::TooLarge { field: self.field.clone(), what, limit }
     }
 }
 
@@ -479,10 +433,7 @@ mod tests {
     }
 
     fn read(fields: Value) -> Result<Texts, Refusal> {
-        super::read(
-            fields.as_object().expect("an object"),
-            &Overrides::default(),
-        )
+        super::read(fields.as_object().expect("an object"), &Overrides::default())
     }
 
     fn reason(fields: Value) -> &'static str {
@@ -491,9 +442,7 @@ mod tests {
 
     #[test]
     fn every_value_form_gives_the_same_texts() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
         let (certificate_der, key_der) = (fixtures::der(&certificate), fixtures::der(&key));
         let expected = read(json!({"tls.crt": certificate, "tls.key": key})).unwrap();
@@ -522,9 +471,7 @@ mod tests {
 
     #[test]
     fn one_field_may_hold_the_certificate_and_its_key() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         let joined = format!("{key}{certificate}");
         let texts = read(json!({ "tls.crt": joined })).unwrap();
         assert_eq!((texts.certificates.len(), texts.other_keys.len()), (1, 0));
@@ -533,18 +480,14 @@ mod tests {
 
     #[test]
     fn files_joined_without_a_line_break_are_told_apart() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         let joined = format!("{}{}", certificate.trim_end(), key.trim_end());
         assert!(read(json!({ "cert": joined })).is_ok());
     }
 
     #[test]
     fn parameters_beside_a_key_are_passed_over() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         let key = format!(
             "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n{key}"
         );
@@ -553,50 +496,25 @@ mod tests {
 
     #[test]
     fn an_entry_without_certificate_or_key_is_told_where_they_were_looked_for() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         let refusal = read(json!({"tls.crt": certificate, "username": "x"})).unwrap_err();
         assert_eq!(refusal.reason(), "MissingField");
-        assert!(
-            refusal
-                .to_string()
-                .contains("tls.key, private_key, privateKey"),
-            "{refusal}"
-        );
-        assert!(
-            refusal.to_string().len() <= 256,
-            "{}",
-            refusal.to_string().len()
-        );
+        assert!(refusal.to_string().contains("tls.key, private_key, privateKey"), "{refusal}");
+        assert!(refusal.to_string().len() <= 256, "{}", refusal.to_string().len());
         assert_eq!(reason(json!({ "tls.key": key })), "MissingField");
         assert_eq!(reason(json!({})), "MissingField");
     }
 
     #[test]
     fn a_certificate_that_is_only_in_a_ca_field_is_no_leaf() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
-        assert_eq!(
-            reason(json!({"ca.crt": certificate, "tls.key": key})),
-            "MissingField"
-        );
+        let Leaf { certificate, key, .. } = leaf();
+        assert_eq!(reason(json!({"ca.crt": certificate, "tls.key": key})), "MissingField");
     }
 
     #[test]
     fn values_that_are_not_text_are_malformed() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
-        for value in [
-            json!(1),
-            json!(true),
-            json!({}),
-            json!(null),
-            json!([]),
-            json!([1]),
-        ] {
+        let Leaf { certificate, key, .. } = leaf();
+        for value in [json!(1), json!(true), json!({}), json!(null), json!([]), json!([1])] {
             let fields = json!({"tls.crt": certificate, "tls.key": key, "cert": value});
             assert_eq!(reason(fields), "Malformed");
         }
@@ -604,14 +522,9 @@ mod tests {
 
     #[test]
     fn empty_and_blank_texts_are_malformed() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         for value in ["", "  \n\t", "\u{feff}"] {
-            assert_eq!(
-                reason(json!({"tls.crt": value, "tls.key": key})),
-                "Malformed"
-            );
+            assert_eq!(reason(json!({"tls.crt": value, "tls.key": key})), "Malformed");
             let fields = json!({"tls.crt": certificate, "tls.key": key, "ca.crt": value});
             assert_eq!(reason(fields), "Malformed");
         }
@@ -619,9 +532,7 @@ mod tests {
 
     #[test]
     fn an_absent_chain_may_be_null_or_an_empty_list() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         for value in [json!(null), json!([])] {
             let fields = json!({"certificate": certificate, "private_key": key, "ca_chain": value});
             assert!(read(fields).is_ok());
@@ -630,17 +541,12 @@ mod tests {
 
     #[test]
     fn broken_pem_is_malformed_and_says_what_is_wrong() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         let cases = [
             (certificate.replace('\n', "\\n"), "line breaks"),
             (certificate.replace('\n', " "), "line breaks"),
             (certificate.replace("-----END CERTIFICATE-----", ""), "END"),
-            (
-                certificate.replace("-----BEGIN CERTIFICATE-----", "-----BEGIN X-----"),
-                "two labels",
-            ),
+            (certificate.replace("-----BEGIN CERTIFICATE-----", "-----BEGIN X-----"), "two labels"),
             (certificate.replace('M', "*"), "base64"),
             (format!("-----END CERTIFICATE-----\n{certificate}"), "BEGIN"),
             ("/etc/ssl/web.pem".to_owned(), "neither PEM nor base64"),
@@ -656,15 +562,10 @@ mod tests {
 
     #[test]
     fn bare_der_has_to_be_what_its_field_asks() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         let certificate_der = BASE64.encode(fixtures::der(&certificate));
         let key_der = BASE64.encode(fixtures::der(&key));
-        assert_eq!(
-            reason(json!({"tls.crt": key_der, "tls.key": key})),
-            "Malformed"
-        );
+        assert_eq!(reason(json!({"tls.crt": key_der, "tls.key": key})), "Malformed");
         assert_eq!(
             reason(json!({"tls.crt": certificate, "tls.key": certificate_der})),
             "Malformed"
@@ -673,9 +574,7 @@ mod tests {
 
     #[test]
     fn bytes_after_the_der_are_malformed() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         let mut document = fixtures::der(&certificate);
         document.push(0);
         assert_eq!(
@@ -686,9 +585,7 @@ mod tests {
 
     #[test]
     fn other_containers_are_refused_by_name() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         let block = |label: &str| pem::encode(label, &[0x30, 0]).to_string();
         let pkcs7 = fixtures::sequence(&[(der::OID, b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02")]);
         let content = fixtures::sequence(&[(der::OID, b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x01")]);
@@ -701,10 +598,7 @@ mod tests {
             (block("TRUSTED CERTIFICATE"), "TRUSTED"),
             (block("OPENSSH PRIVATE KEY"), "OpenSSH"),
             (block("CERTIFICATE REQUEST"), "request"),
-            (
-                format!("{certificate}{}", block("WHATEVER")),
-                "unknown kind",
-            ),
+            (format!("{certificate}{}", block("WHATEVER")), "unknown kind"),
         ];
         for (value, said) in cases {
             let refusal = read(json!({"tls.crt": value, "tls.key": key})).unwrap_err();
@@ -715,9 +609,7 @@ mod tests {
 
     #[test]
     fn encrypted_keys_are_refused_by_name() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         let encrypted = fixtures::sequence(&[(der::SEQUENCE, &[]), (der::OCTET_STRING, &[1])]);
         let old = key.replace("PRIVATE", "RSA PRIVATE").replacen(
             "KEY-----\n",
@@ -730,22 +622,16 @@ mod tests {
             old,
         ];
         for value in cases {
-            assert_eq!(
-                reason(json!({"tls.crt": certificate, "tls.key": value})),
-                "EncryptedKey"
-            );
+            assert_eq!(reason(json!({"tls.crt": certificate, "tls.key": value})), "EncryptedKey");
         }
     }
 
     #[test]
     fn too_much_is_refused_before_it_is_parsed() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         let large = |label, bytes: usize| pem::encode(label, &vec![0; bytes]).to_string();
-        let many: String = (0u8..11)
-            .map(|n| pem::encode("CERTIFICATE", &[0x30, 1, n]).to_string())
-            .collect();
+        let many: String =
+            (0u8..11).map(|n| pem::encode("CERTIFICATE", &[0x30, 1, n]).to_string()).collect();
         let cases = [
             json!({"tls.crt": large("CERTIFICATE", 36_500), "tls.key": key}),
             json!({"tls.crt": certificate, "tls.key": large("PRIVATE KEY", 13_000)}),
@@ -760,12 +646,7 @@ mod tests {
 
     #[test]
     fn an_override_beats_the_candidates_and_must_be_there() {
-        let (
-            Leaf {
-                certificate, key, ..
-            },
-            other,
-        ) = (leaf(), leaf());
+        let (Leaf { certificate, key, .. }, other) = (leaf(), leaf());
         let fields = json!({
             "tls.crt": other.certificate, "tls.key": other.key, "mine.crt": certificate, "mine.key": key,
         });
@@ -777,18 +658,8 @@ mod tests {
         };
         let expected = fixtures::der(&certificate);
         let texts = super::read(fields, &overrides).unwrap();
-        assert_eq!(
-            texts
-                .certificates
-                .iter()
-                .map(|one| &one.der)
-                .collect::<Vec<_>>(),
-            [&expected]
-        );
-        let absent = Overrides {
-            ca: Some("my`ca".to_owned()),
-            ..overrides
-        };
+        assert_eq!(texts.certificates.iter().map(|one| &one.der).collect::<Vec<_>>(), [&expected]);
+        let absent = Overrides { ca: Some("my`ca".to_owned()), ..overrides };
         let refusal = super::read(fields, &absent).unwrap_err();
         assert_eq!(refusal.reason(), "MissingField");
         assert!(refusal.to_string().contains(r"my\u{60}ca"), "{refusal}");
@@ -796,30 +667,20 @@ mod tests {
 
     #[test]
     fn a_field_that_an_override_names_is_no_candidate_for_anything_else() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         let root = Authority::root("Root");
         let fields =
             json!({"tls.crt": certificate, "tls.key": key, "chain.pem": root.certificate()});
-        let overrides = Overrides {
-            ca: Some("chain.pem".to_owned()),
-            ..Overrides::default()
-        };
+        let overrides = Overrides { ca: Some("chain.pem".to_owned()), ..Overrides::default() };
         let texts = super::read(fields.as_object().unwrap(), &overrides).unwrap();
-        let roles: Vec<Role> = texts.certificates[1]
-            .places
-            .iter()
-            .map(|place| place.role)
-            .collect();
+        let roles: Vec<Role> =
+            texts.certificates[1].places.iter().map(|place| place.role).collect();
         assert_eq!(roles, [Role::Ca]);
     }
 
     #[test]
     fn debug_shows_no_key() {
-        let Leaf {
-            certificate, key, ..
-        } = leaf();
+        let Leaf { certificate, key, .. } = leaf();
         let texts = read(json!({"tls.crt": certificate, "tls.key": key})).unwrap();
         assert!(format!("{:?}", texts.key).contains("<redacted>"));
     }

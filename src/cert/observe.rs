@@ -42,7 +42,9 @@ pub enum Error {
         directory: String,
     },
     /// More than a sync may hold.
-    #[error("{found} certificates are selected, a sync holds at most {LIMIT}: narrow certificates.include")]
+    #[error(
+        "{found} certificates are selected, a sync holds at most {LIMIT}: narrow certificates.include"
+    )]
     TooMany {
         /// How many.
         found: usize,
@@ -117,14 +119,15 @@ async fn names(
     let exact = selection.exact.iter().filter(|name| selection.takes(name)).cloned();
     let mut names: BTreeSet<String> = exact.collect();
     if !selection.globs.is_empty() {
-        let listed = kv::list(vault, &desired.kv_mount, &desired.directory).await.map_err(|error| {
-            if error.is_denied() {
-                let directory = format!("{}/metadata/{}/", desired.kv_mount, desired.directory);
-                Error::ListDenied { directory }
-            } else {
-                Error::Vault(error)
-            }
-        })?;
+        let listed =
+            kv::list(vault, &desired.kv_mount, &desired.directory).await.map_err(|error| {
+                if error.is_denied() {
+                    let directory = format!("{}/metadata/{}/", desired.kv_mount, desired.directory);
+                    Error::ListDenied { directory }
+                } else {
+                    Error::Vault(error)
+                }
+            })?;
         // A name that ends in a slash is a directory of its own.
         let listed = listed.unwrap_or_default().into_iter().filter(|name| !name.ends_with('/'));
         names.extend(listed.filter(|name| selection.takes(name)));
@@ -168,7 +171,9 @@ async fn source(
     Ok(match answer {
         kv::DataAnswer::Absent => Source::Absent,
         kv::DataAnswer::Destroyed { .. } => Source::Destroyed,
-        kv::DataAnswer::Deleted { deletion_time, .. } => Source::Deleted { time: text(deletion_time) },
+        kv::DataAnswer::Deleted { deletion_time, .. } => {
+            Source::Deleted { time: text(deletion_time) }
+        }
         kv::DataAnswer::Live { fields, version, created_time, .. } => {
             let clock = if is_skewed(vault) { Clock::Suspended } else { Clock::Trusted(now) };
             let rules = Rules { clock, allow_ca_leaf: false };

@@ -79,11 +79,8 @@ pub struct Pair {
 /// The [`Refusal`] that says why the entry gives no pair.
 pub fn parse(texts: &Texts, rules: &Rules) -> Result<Pair, Refusal> {
     let key = the_key(texts)?;
-    let certificates = texts
-        .certificates
-        .iter()
-        .map(Certificate::parse)
-        .collect::<Result<Vec<_>, _>>()?;
+    let certificates =
+        texts.certificates.iter().map(Certificate::parse).collect::<Result<Vec<_>, _>>()?;
     let leaf = the_leaf(&key, &certificates)?;
     check_leaf(leaf, rules)?;
     let served = chain::build(leaf, &certificates);
@@ -91,10 +88,8 @@ pub fn parse(texts: &Texts, rules: &Rules) -> Result<Pair, Refusal> {
         check_time(&served, now)?;
     }
 
-    let anchors: Vec<&Certificate<'_>> = certificates
-        .iter()
-        .filter(|one| chain::anchors(one, &served))
-        .collect();
+    let anchors: Vec<&Certificate<'_>> =
+        certificates.iter().filter(|one| chain::anchors(one, &served)).collect();
     let (unrelated, notes) = left_out(&certificates, &served);
     Ok(Pair {
         serial: leaf.serial(),
@@ -104,16 +99,9 @@ pub fn parse(texts: &Texts, rules: &Rules) -> Result<Pair, Refusal> {
         dns_names: leaf.hosts(),
         not_before: leaf.not_before,
         not_after: leaf.not_after,
-        chain_not_after: served
-            .iter()
-            .map(|one| one.not_after)
-            .min()
-            .unwrap_or(leaf.not_after),
+        chain_not_after: served.iter().map(|one| one.not_after).min().unwrap_or(leaf.not_after),
         certificate_pem: bundle(&served),
-        key_pem: Redacted::new(std::mem::take(&mut *pem::encode(
-            key.label,
-            key.der.expose(),
-        ))),
+        key_pem: Redacted::new(std::mem::take(&mut *pem::encode(key.label, key.der.expose()))),
         ca_pem: (!anchors.is_empty()).then(|| bundle(&anchors)),
         unrelated,
         notes,
@@ -125,13 +113,9 @@ fn the_key(texts: &Texts) -> Result<PrivateKey<'_>, Refusal> {
     let first = PrivateKey::parse(&texts.key)?;
     for other in &texts.other_keys {
         let other = PrivateKey::parse(other)?;
-        if other.public() != first.public() {
+        if other.public != first.public {
             let (first, second) = (first.field.clone(), other.field.clone());
-            return Err(Refusal::Ambiguous {
-                what: "private keys",
-                first,
-                second,
-            });
+            return Err(Refusal::Ambiguous { what: "private keys", first, second });
         }
     }
     Ok(first)
@@ -151,9 +135,7 @@ fn the_leaf<'c, 'a>(
         !certificate.is_only_trust() && key.is_of(certificate.x509.public_key())
     };
     let mut leaves = certificates.iter().filter(|one| of_key(one));
-    let proven = leaves
-        .next()
-        .filter(|leaf| key.proves(leaf.x509.public_key()));
+    let proven = leaves.next().filter(|leaf| key.proves(leaf.x509.public_key()));
     let Some(leaf) = proven else {
         let first = certificates.first().map_or(key.field, Certificate::field);
         let (key, certificate) = (key.field.clone(), first.clone());
@@ -179,10 +161,7 @@ fn the_leaf<'c, 'a>(
 fn check_leaf(leaf: &Certificate<'_>, rules: &Rules) -> Result<(), Refusal> {
     let field = || leaf.field().clone();
     if let Some(algorithm) = leaf.weak_hash() {
-        return Err(Refusal::WeakSignature {
-            field: field(),
-            algorithm,
-        });
+        return Err(Refusal::WeakSignature { field: field(), algorithm });
     }
     if leaf.is_marked_ca && !rules.allow_ca_leaf {
         return Err(Refusal::CaLeaf { field: field() });
@@ -196,18 +175,10 @@ fn check_time(served: &[&Certificate<'_>], now: Timestamp) -> Result<(), Refusal
         let what = if at == 0 { "leaf" } else { "intermediate" };
         let field = certificate.field().clone();
         if now > certificate.not_after {
-            return Err(Refusal::Expired {
-                what,
-                field,
-                not_after: certificate.not_after,
-            });
+            return Err(Refusal::Expired { what, field, not_after: certificate.not_after });
         }
         if certificate.not_before.duration_since(now) > NOT_BEFORE_TOLERANCE {
-            return Err(Refusal::NotYetValid {
-                what,
-                field,
-                not_before: certificate.not_before,
-            });
+            return Err(Refusal::NotYetValid { what, field, not_before: certificate.not_before });
         }
     }
     Ok(())
@@ -256,10 +227,7 @@ fn note(certificate: &Certificate<'_>, role: Role, why: &str) -> String {
 }
 
 fn bundle(certificates: &[&Certificate<'_>]) -> String {
-    certificates
-        .iter()
-        .map(|one| pem::encode("CERTIFICATE", &one.found.der).to_string())
-        .collect()
+    certificates.iter().map(|one| pem::encode("CERTIFICATE", &one.found.der).to_string()).collect()
 }
 
 #[cfg(test)]

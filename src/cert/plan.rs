@@ -12,7 +12,10 @@ use super::{
     desired::{Desired, NameRefusal},
     pair::{Pair, Refusal},
 };
-use crate::crd::{CertificateState, CertificateStatus, SyncReason, VaultCertSyncStatus};
+use crate::{
+    crd::{CertificateState, CertificateStatus, SyncReason, VaultCertSyncStatus},
+    fault::Fault,
+};
 
 /// The most bytes of data that a Secret may hold (the API's limit).
 const SECRET_LIMIT: usize = 1024 * 1024;
@@ -228,7 +231,11 @@ pub fn secret_names(
         .into_iter()
         .map(|(entry, secret)| {
             let secret = secret.and_then(|name| {
-                if wanted.get(&name).copied() > Some(1) { Err(SyncReason::NameCollision) } else { Ok(name) }
+                if wanted.get(&name).copied() > Some(1) {
+                    Err(SyncReason::NameCollision)
+                } else {
+                    Ok(name)
+                }
             });
             (entry, secret)
         })
@@ -302,10 +309,14 @@ fn step(
         {
             None
         }
-        Source::Absent => refuse(SyncReason::SourceAbsent, "there is no such entry in Vault".into()),
+        Source::Absent => {
+            refuse(SyncReason::SourceAbsent, "there is no such entry in Vault".into())
+        }
         Source::Deleted { time } => refuse(
             SyncReason::SourceDeleted,
-            format!("the entry's current version was deleted at {time}; undelete it or write a new one"),
+            format!(
+                "the entry's current version was deleted at {time}; undelete it or write a new one"
+            ),
         ),
         Source::Destroyed => refuse(
             SyncReason::SourceDestroyed,
@@ -328,12 +339,17 @@ fn step(
             if matches!(held, Held::Foreign) {
                 return refuse(
                     SyncReason::SecretNotOurs,
-                    format!("Secret `{secret_name}` is not controlled by this VaultCertSync; delete or rename it"),
+                    format!(
+                        "Secret `{secret_name}` is not controlled by this VaultCertSync; delete or rename it"
+                    ),
                 );
             }
             let payload = Payload::of(&pair, &desired.name);
             if payload.size() > SECRET_LIMIT {
-                return refuse(SyncReason::TooLarge, "the Secret would be larger than 1 MiB".into());
+                return refuse(
+                    SyncReason::TooLarge,
+                    "the Secret would be larger than 1 MiB".into(),
+                );
             }
             let new_bytes = before.and_then(|before| before.sha256.as_ref()) != Some(&pair.sha256);
             if clock_skewed && new_bytes {
@@ -348,19 +364,25 @@ fn step(
             let action = match held {
                 Held::Absent => Action::Create(payload),
                 // The version that it was made from: kept for a while, and now good again.
-                Held::Intact { resource_version, .. } if is_version(before, version, &created_time) => {
+                Held::Intact { resource_version, .. }
+                    if is_version(before, version, &created_time) =>
+                {
                     status.secret_resource_version = Some(resource_version);
                     Action::Leave
                 }
-                Held::Intact { uid, resource_version } => {
-                    Action::Update { uid, resource_version, payload, surplus: vec!["ca.crt".into()] }
-                }
+                Held::Intact { uid, resource_version } => Action::Update {
+                    uid,
+                    resource_version,
+                    payload,
+                    surplus: vec!["ca.crt".into()],
+                },
                 Held::Touched { uid, resource_version, payload: stands, immutable } => {
                     if stands == payload {
                         status.secret_resource_version = Some(resource_version);
                         Action::Leave
                     } else if immutable {
-                        let held = Held::Touched { uid, resource_version, payload: stands, immutable };
+                        let held =
+                            Held::Touched { uid, resource_version, payload: stands, immutable };
                         return Some(Step {
                             action: Action::Leave,
                             status: refused(

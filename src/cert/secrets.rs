@@ -170,11 +170,8 @@ impl Secrets {
             changes: Subscription<PartialObjectMeta<Secret>>,
             ready: Vec<ObjectRef<VaultCertSync>>,
         }
-        let source = Source {
-            secrets: self.clone(),
-            changes: self.watched.subscribe(),
-            ready: Vec::new(),
-        };
+        let source =
+            Source { secrets: self.clone(), changes: self.watched.subscribe(), ready: Vec::new() };
         stream::unfold(source, |mut source| async move {
             loop {
                 if let Some(sync) = source.ready.pop() {
@@ -193,10 +190,7 @@ impl Secrets {
 
     /// The syncs that a change concerns: the one that controls the Secret, and those that use it as
     /// credentials; none if it is our own write.
-    fn concerned(
-        &self,
-        event: &Event<PartialObjectMeta<Secret>>,
-    ) -> Vec<ObjectRef<VaultCertSync>> {
+    fn concerned(&self, event: &Event<PartialObjectMeta<Secret>>) -> Vec<ObjectRef<VaultCertSync>> {
         let mut known = lock(&self.known);
         let new = event.new.as_ref().map(|secret| seen(&secret.metadata));
         match &new {
@@ -209,7 +203,8 @@ impl Secrets {
         let owners = [old, new].into_iter().flatten().filter_map(|seen| seen.owner);
         let mut names: Vec<String> = owners.map(|(_, name)| name).collect();
         if let Some(syncs) = known.syncs.get(namespace) {
-            let uses = |credentials: &Option<String>| credentials.as_ref() == Some(&event.object.name);
+            let uses =
+                |credentials: &Option<String>| credentials.as_ref() == Some(&event.object.name);
             names.extend(syncs.iter().filter(|(_, used)| uses(used)).map(|(sync, _)| sync.clone()));
         }
         names.iter().map(|name| object_ref(Some(namespace), name)).collect()

@@ -55,8 +55,11 @@ pub fn missed(
     } else {
         Verdict::yes("Stale", SyncReason::Stale.as_str(), message.clone())
     };
-    let was_ready =
-        previous.conditions.iter().find(|one| one.type_ == "Ready").filter(|one| one.status == "True");
+    let was_ready = previous
+        .conditions
+        .iter()
+        .find(|one| one.type_ == "Ready")
+        .filter(|one| one.status == "True");
     let ready = match was_ready {
         Some(_) if age <= interval * MISSED => ready(&previous.certificates, now),
         _ => Verdict::no("Ready", reason, message),
@@ -127,8 +130,8 @@ fn expiring(certificates: &[CertificateStatus], now: Timestamp) -> Verdict {
         .iter()
         .filter(|one| {
             expiry(one).is_some_and(|end| {
-                let margin = start(one)
-                    .map_or(SOON, |start| (end.duration_since(start) / 3).min(SOON));
+                let margin =
+                    start(one).map_or(SOON, |start| (end.duration_since(start) / 3).min(SOON));
                 end.duration_since(now) < margin
             })
         })
@@ -213,9 +216,11 @@ mod tests {
 
     #[test]
     fn one_reason_for_all_that_is_wrong_is_the_reason() {
-        let (_, ready) = say(vec![kept("a", SyncReason::Malformed), kept("b", SyncReason::Malformed)]);
+        let (_, ready) =
+            say(vec![kept("a", SyncReason::Malformed), kept("b", SyncReason::Malformed)]);
         assert_eq!((ready.reason, ready.message.as_str()), ("Malformed", "Malformed: `a`, `b`"));
-        let (_, ready) = say(vec![kept("a", SyncReason::Malformed), kept("b", SyncReason::Expired)]);
+        let (_, ready) =
+            say(vec![kept("a", SyncReason::Malformed), kept("b", SyncReason::Expired)]);
         assert_eq!(ready.reason, "CertificatesRefused");
     }
 

@@ -4,11 +4,17 @@ use std::io::{self, Write};
 
 /// Why nothing, or not everything, was printed.
 #[derive(Debug, thiserror::Error)]
-#[error("writing the CustomResourceDefinitions")]
-pub struct Error(#[from] io::Error);
+pub enum Error {
+    /// The types could not be printed.
+    #[error("printing the CustomResourceDefinitions")]
+    Print(#[from] serde_saphyr::ser::Error),
+    /// stdout.
+    #[error("writing the CustomResourceDefinitions")]
+    Write(#[from] io::Error),
+}
 
 /// Writes the YAML documents, in a fixed order.
 pub fn print(mut stdout: impl Write) -> Result<(), Error> {
-    stdout.write_all(crate::crd::yaml().as_bytes())?;
+    stdout.write_all(crate::crd::yaml()?.as_bytes())?;
     Ok(stdout.flush()?)
 }

@@ -10,6 +10,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod kinds;
+
 use super::RunArgs;
 use crate::{
     admin::{self, Vitals},
@@ -28,7 +30,7 @@ const PASS_DEADLINE: Duration = Duration::from_secs(120);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// From the signal to the end; a pod has 30 seconds.
-const STOP_WITHIN: Duration = Duration::from_secs(25);
+const STOP_WITHIN: Duration = Duration::from_secs(22);
 
 /// Why the operator could not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,9 @@ pub enum Error {
     /// The configuration of the cluster cannot be used.
     #[error("preparing the Kubernetes client")]
     Client(#[source] kube::Error),
+    /// The operator's own AWS identity.
+    #[error("preparing the AWS client")]
+    Aws(#[source] crate::aws::Error),
     /// A controller ended although nobody asked it to: better a restart than half an operator.
     #[error("a controller ended by itself")]
     ControllerEnded,
@@ -73,6 +78,7 @@ impl Error {
             | Self::Admin(_)
             | Self::Runtime(_)
             | Self::Signals(_)
+            | Self::Aws(_)
             | Self::ControllerEnded => None,
         }
     }
@@ -111,8 +117,11 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         shutdown,
         tasks: JoinSet::new(),
     };
-    operator.compose();
-    operator.run_until(signals.received()).await
+    let sessions = kinds::compose(&mut operator).await?;
+    let ended = operator.run_until(signals).await;
+    // After the last pass: nobody asks for a token any more.
+    sessions.give_back().await;
+    ended
 }
 
 /// Two clients, since a read timeout that protects requests would end quiet watches.
@@ -151,14 +160,7 @@ struct Operator {
 }
 
 impl Operator {
-    /// The composition: which kinds are watched, and which controllers run.
-    fn compose(&mut self) {
-        // Each kind is one function that watches what it needs with `self.watch`, builds its
-        // reconciler and hands `controller::run` to `self.spawn`.
-    }
-
     /// The scope of namespaced kinds.
-    #[expect(dead_code, reason = "used by the kinds")]
     fn scope(&self) -> Scope {
         if self.args.namespaces.is_empty() {
             Scope::All
@@ -168,7 +170,6 @@ impl Operator {
     }
 
     /// Watches a kind; the process is ready only while that works.
-    #[expect(dead_code, reason = "used by the kinds")]
     fn watch<K: Kind>(&self, scope: Scope, prune: fn(&mut K)) -> Watched<K> {
         let client = self.clients.watches.clone();
         let watched = Watched::start_pruned(client, self.metrics.clone(), scope, prune);
@@ -178,7 +179,6 @@ impl Operator {
     }
 
     /// What the controller of this kind is given; the process is healthy only while it lives.
-    #[expect(dead_code, reason = "used by the kinds")]
     fn shell(&self, kind: &str) -> Shell {
         let pulse = Pulse::default();
         self.vitals.needs_pulse(kind, pulse.clone());
@@ -192,16 +192,14 @@ impl Operator {
     }
 
     /// Starts a controller.
-    #[expect(dead_code, reason = "used by the kinds")]
     fn spawn(&mut self, controller: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(controller);
     }
 
-    /// Waits for the stop and sees it through. A second signal ends the process at once, since the
-    /// first one's handler is gone by then.
-    async fn run_until(mut self, stop: impl Future<Output = &'static str>) -> Result<(), Error> {
+    /// Waits for a signal and sees the stop through; a second signal breaks it off.
+    async fn run_until(mut self, mut signals: Signals) -> Result<(), Error> {
         let asked = tokio::select! {
-            signal = stop => {
+            signal = signals.received() => {
                 tracing::info!(signal, "stopping");
                 Ok(())
             }
@@ -211,10 +209,12 @@ impl Operator {
             }
         };
         self.shutdown.cancel();
-        let drained =
-            timeout(STOP_WITHIN, async { while self.tasks.join_next().await.is_some() {} });
-        if drained.await.is_err() {
-            tracing::warn!("controllers did not stop in time, broken off");
+        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        tokio::select! {
+            ended = timeout(STOP_WITHIN, drained) => if ended.is_err() {
+                tracing::warn!("controllers did not stop in time, broken off");
+            },
+            signal = signals.received() => tracing::warn!(signal, "second signal, broken off"),
         }
         asked
     }
@@ -234,7 +234,7 @@ impl Signals {
         })
     }
 
-    async fn received(mut self) -> &'static str {
+    async fn received(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

@@ -54,7 +54,8 @@ pub trait Reconcile: Send + Sync + 'static {
         None
     }
 
-    /// The resource is gone from the store: forget what is kept in memory about it.
+    /// The resource is gone from the store: forget what is kept in memory about it. May be called
+    /// again for the same resource: at once, and when a pass that was running has ended.
     fn forget(&self, _namespace: Option<&str>, _name: &str) {}
 }
 

@@ -101,7 +101,12 @@ impl Reporter {
         let patch = Patch::Apply(json!({
             "apiVersion": K::api_version(&()),
             "kind": kind,
-            "metadata": {"name": name, "namespace": meta.namespace, "uid": meta.uid},
+            "metadata": ObjectMeta {
+                name: meta.name.clone(),
+                namespace: meta.namespace.clone(),
+                uid: meta.uid.clone(),
+                ..ObjectMeta::default()
+            },
             "status": status,
         }));
         let request = Request::new(K::url_path(&(), meta.namespace.as_deref()))
@@ -109,6 +114,7 @@ impl Reporter {
             .map_err(|error| Error::Write(kube::Error::BuildRequest(error)))?;
         let answer = timeout(WRITE_TIMEOUT, self.client.request::<K>(request)).await;
         let (result, written) = match answer {
+            Ok(Ok(object)) if object.meta().uid != meta.uid => ("gone", Ok(Written::Gone)),
             Ok(Ok(object)) => ("ok", Ok(Written::Changed(Box::new(object)))),
             Ok(Err(kube::Error::Api(said))) if said.code == 404 => ("gone", Ok(Written::Gone)),
             Ok(Err(error)) => ("failed", Err(Error::Write(error))),

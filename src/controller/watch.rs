@@ -441,10 +441,12 @@ struct Follower<K: Kind> {
 enum Broken {
     #[error("no answer within {0:?}")]
     Silent(Duration),
-    #[error("the API server refused")]
-    Refused(#[source] kube::Error),
-    #[error("the API server broke off the watch: {0}")]
-    BrokenOff(String),
+    #[error("the API server answers {code}: {message}")]
+    Refused { code: u16, message: String },
+    #[error("the API server cannot be reached")]
+    Failed(#[source] kube::Error),
+    #[error("the API server cut the watch off: {0}")]
+    CutOff(String),
     #[error("the watch ended at once")]
     Short,
     /// 410: the history is gone, list again.
@@ -457,7 +459,7 @@ enum Broken {
 impl Broken {
     fn code(&self) -> u16 {
         match self {
-            Self::Refused(kube::Error::Api(status)) => status.code,
+            Self::Refused { code, .. } => *code,
             Self::Expired => 410,
             _ => 0,
         }
@@ -468,7 +470,10 @@ impl From<kube::Error> for Broken {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) if status.code == 410 => Self::Expired,
-            error => Self::Refused(error),
+            kube::Error::Api(status) => {
+                Self::Refused { code: status.code, message: status.message }
+            }
+            error => Self::Failed(error),
         }
     }
 }
@@ -673,7 +678,7 @@ fn happened<K: Kind>(
             return ControlFlow::Break(Broken::Expired);
         }
         WatchEvent::Error(status) => {
-            return ControlFlow::Break(Broken::BrokenOff(status.message.clone()));
+            return ControlFlow::Break(Broken::CutOff(status.message.clone()));
         }
     }
     ControlFlow::Continue(())
@@ -894,6 +899,39 @@ mod tests {
         let fits: Vec<_> =
             page.items.iter().map(|found| matches!(found, Guarded::Fits(_))).collect();
         assert_eq!(fits, [false, true]);
+    }
+
+    #[test]
+    fn a_bookmark_and_an_object_both_move_the_version_forward() {
+        let events = [
+            r#"{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"5"}}}"#,
+            r#"{"object":{"metadata":{"name":"a","resourceVersion":"6"}},"type":"MODIFIED"}"#,
+            r#"{"type":"BOOKMARK","object":{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"9"}}}"#,
+        ];
+        let mut reached = Vec::new();
+        for event in events {
+            let mut version = "1".to_owned();
+            match serde_json::from_str(event).expect("an event") {
+                WatchEvent::<Guarded<ConfigMap>>::Added(found) | WatchEvent::Modified(found) => {
+                    found.advance(&mut version);
+                }
+                WatchEvent::Bookmark(bookmark) => version = bookmark.metadata.resource_version,
+                other => panic!("unexpected {other:?}"),
+            }
+            reached.push(version);
+        }
+        assert_eq!(reached, ["5", "6", "9"]);
+    }
+
+    #[test]
+    fn a_refusal_lists_again_and_a_broken_connection_goes_on() {
+        let after = |broken| resume(broken, "7".to_owned()).1;
+        assert_eq!(after(Broken::Short).as_deref(), Some("7"));
+        assert_eq!(after(Broken::Silent(WATCH_TIMEOUT)).as_deref(), Some("7"));
+        assert_eq!(after(Broken::Expired), None);
+        for code in [401, 403, 404] {
+            assert_eq!(after(Broken::Refused { code, message: String::new() }), None);
+        }
     }
 
     #[tokio::test]

@@ -64,7 +64,7 @@ pub struct VaultAwsBackendSpec {
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.address == oldSelf.address").message("vault.address is immutable: resources left at the old address would be orphaned; create another VaultAwsBackend"))]
-#[x_kube(validation = Rule::new("has(self.namespace) == has(oldSelf.namespace) && (!has(self.namespace) || self.namespace == oldSelf.namespace)").message("vault.namespace is immutable; create another VaultAwsBackend"))]
+#[x_kube(validation = Rule::new("has(self.__namespace__) == has(oldSelf.__namespace__) && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)").message("vault.namespace is immutable; create another VaultAwsBackend"))]
 #[x_kube(validation = Rule::new("!(has(self.caBundle) && has(self.caBundleRef))").message("give caBundle or caBundleRef, not both"))]
 pub struct VaultConnection {
     /// Address of Vault: https://host[:port].
@@ -117,11 +117,11 @@ pub enum CaBundleKind {
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {
     /// Sustained requests per second. Default 50.
-    #[schemars(range(min = 1, max = 10_000))]
+    #[schemars(range(min = 1, max = 10_000), extend("format" = "int32"))]
     #[serde(default = "fifty")]
     pub requests_per_second: u32,
     /// Requests that may go out at once after a pause. Default 100.
-    #[schemars(range(min = 1, max = 10_000))]
+    #[schemars(range(min = 1, max = 10_000), extend("format" = "int32"))]
     #[serde(default = "one_hundred")]
     pub burst: u32,
 }
@@ -478,6 +478,12 @@ reasons! {
         VersionUnknown,
         /// The Kubernetes API refused or failed a request.
         KubernetesError,
+        /// The look took too long and was broken off; it is tried again.
+        DeadlineExceeded,
+        /// The operator failed; its log says more.
+        InternalError,
+        /// The mount was configured (event).
+        Configured,
     }
 }
 

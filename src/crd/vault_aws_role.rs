@@ -117,6 +117,8 @@ reasons! {
         BackendNotFound,
         /// The backend is not ready; it says why.
         BackendNotReady,
+        /// The namespace has not been seen yet.
+        NamespaceNotFound,
         /// No tenancy rule of the backend grants this; what is there is kept.
         TenancyDenied,
         /// The spec cannot work as it is.
@@ -126,12 +128,16 @@ reasons! {
         /// Role or policy of that name belongs to another resource, or to nobody we know: neither is
         /// written.
         Conflict,
+        /// A field of the role differs that Vault never changes in an existing role; see the message.
+        RecreateNeeded,
         /// AWS does not know the IAM role.
         PrincipalNotFound,
         /// Vault has no way to ask that account: `auth.accounts` of the backend.
         NoStsConfiguration,
         /// Vault's own AWS keys are refused.
         BadVaultAwsKeys,
+        /// Vault's AWS identity may not look the IAM role up: `iam:GetRole`, `sts:AssumeRole`.
+        VaultAwsDenied,
         /// Vault cannot reach AWS.
         StsUnreachable,
         /// AWS asks for fewer requests.
@@ -154,6 +160,18 @@ reasons! {
         VaultError,
         /// Vault's answer could not be read.
         VaultAnswerMalformed,
+        /// Event: role or policy were written for the first time.
+        Created,
+        /// Event: the spec changed, and Vault with it.
+        Updated,
+        /// Event: somebody had changed role or policy in Vault, and it was put back.
+        Corrected,
+        /// The Kubernetes API refused or failed a request.
+        KubernetesError,
+        /// The look took too long and was broken off; it is tried again.
+        DeadlineExceeded,
+        /// The operator failed; its log says more.
+        InternalError,
         /// Being deleted: role and policy are still in Vault.
         CleaningUp,
         /// Let go with something of ours left in Vault: see the event.

@@ -214,6 +214,7 @@ pub struct CertificateStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Version in Vault that the Secret holds.
+    #[schemars(extend("format" = "int64"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
     /// When that version was written, as Vault says it.
@@ -235,6 +236,7 @@ pub struct CertificateStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns_names: Vec<String>,
     /// How many names there are.
+    #[schemars(extend("format" = "int32"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns_names_total: Option<u32>,
     /// Start of validity, RFC 3339.
@@ -333,6 +335,12 @@ reasons! {
         NoSecretAccess,
         /// The Kubernetes API refused or failed a request.
         KubernetesError,
+        /// The look took too long and was broken off; it is tried again.
+        DeadlineExceeded,
+        /// The operator failed; its log says more.
+        InternalError,
+        /// A Secret was written (event).
+        Delivered,
         /// There is no such entry.
         SourceAbsent,
         /// The entry's current version is deleted.

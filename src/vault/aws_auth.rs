@@ -124,10 +124,7 @@ pub struct Role {
 /// makes Vault resolve it again.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(
-    missing_docs,
-    reason = "the keys are those of `Role`, under the same names"
-)]
+#[expect(missing_docs, reason = "the keys are those of `Role`, under the same names")]
 pub struct RoleWrite {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_type: Option<String>,
@@ -192,28 +189,17 @@ async fn write(
     body: &impl Serialize,
 ) -> Result<Vec<String>, Error> {
     let body = serde_json::to_vec(body).map_err(|_| {
-        operation.failed(Cause::InvalidRequest {
-            what: "its body cannot be written".into(),
-        })
+        operation.failed(Cause::InvalidRequest { what: "its body cannot be written".into() })
     })?;
-    Ok(caller
-        .send(operation, &Write { path, body })
-        .await?
-        .existing()?
-        .warnings())
+    Ok(caller.send(operation, &Write { path, body }).await?.existing()?.warnings())
 }
 
 /// The role; `None` if there is none of this name. The name's case does not matter to Vault.
 pub async fn read_role(caller: &Caller, mount: &str, name: &str) -> Result<Option<Role>, Error> {
     let mount = mount_path(mount);
-    let operation = Operation::new(
-        "read_role",
-        format!("reading role `{name}` at auth/{mount}"),
-    );
-    let endpoint = ReadRoleRequest {
-        mount: mount.to_owned(),
-        role: segment(&operation, name)?.to_owned(),
-    };
+    let operation = Operation::new("read_role", format!("reading role `{name}` at auth/{mount}"));
+    let endpoint =
+        ReadRoleRequest { mount: mount.to_owned(), role: segment(&operation, name)?.to_owned() };
     match caller.send(&operation, &endpoint).await?.found()? {
         None => Ok(None),
         Some(answer) => answer.data().map(Some),
@@ -228,10 +214,7 @@ pub async fn write_role(
     role: &RoleWrite,
 ) -> Result<Vec<String>, Error> {
     let mount = mount_path(mount);
-    let operation = Operation::new(
-        "write_role",
-        format!("writing role `{name}` at auth/{mount}"),
-    );
+    let operation = Operation::new("write_role", format!("writing role `{name}` at auth/{mount}"));
     let operation = operation.asking_aws();
     let path = format!("{mount}/role/{}", segment(&operation, name)?);
     write(caller, &operation, path, role).await
@@ -240,31 +223,19 @@ pub async fn write_role(
 /// Deletes a role; nothing happens if there is none. Its tokens live on, but cannot be renewed.
 pub async fn delete_role(caller: &Caller, mount: &str, name: &str) -> Result<(), Error> {
     let mount = mount_path(mount);
-    let operation = Operation::new(
-        "delete_role",
-        format!("deleting role `{name}` at auth/{mount}"),
-    );
-    let endpoint = DeleteRoleRequest {
-        mount: mount.to_owned(),
-        role: segment(&operation, name)?.to_owned(),
-    };
-    caller
-        .send(&operation, &endpoint)
-        .await?
-        .existing()
-        .map(drop)
+    let operation =
+        Operation::new("delete_role", format!("deleting role `{name}` at auth/{mount}"));
+    let endpoint =
+        DeleteRoleRequest { mount: mount.to_owned(), role: segment(&operation, name)?.to_owned() };
+    caller.send(&operation, &endpoint).await?.existing().map(drop)
 }
 
 /// The names of all roles, in lower case.
 pub async fn list_roles(caller: &Caller, mount: &str) -> Result<Vec<String>, Error> {
     let mount = mount_path(mount);
     let operation = Operation::list("list_roles", format!("listing the roles at auth/{mount}"));
-    let endpoint = ListRolesRequest {
-        mount: mount.to_owned(),
-    };
-    Ok(list_keys(caller, &operation, &endpoint)
-        .await?
-        .unwrap_or_default())
+    let endpoint = ListRolesRequest { mount: mount.to_owned() };
+    Ok(list_keys(caller, &operation, &endpoint).await?.unwrap_or_default())
 }
 
 /// `config/client`, without the secret key, which Vault never shows.
@@ -306,10 +277,7 @@ pub struct ClientConfig {
 /// What to write to `config/client`. `None` leaves the key out. Vault stores some changes only if
 /// `max_retries` is sent along.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
-#[expect(
-    missing_docs,
-    reason = "the keys are those of `ClientConfig`, under the same names"
-)]
+#[expect(missing_docs, reason = "the keys are those of `ClientConfig`, under the same names")]
 pub struct ClientConfigWrite {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_key: Option<String>,
@@ -347,13 +315,9 @@ pub async fn read_client_config(
     mount: &str,
 ) -> Result<Option<ClientConfig>, Error> {
     let mount = mount_path(mount);
-    let operation = Operation::new(
-        "read_client_config",
-        format!("reading auth/{mount}/config/client"),
-    );
-    let endpoint = ReadClientConfigurationRequest {
-        mount: mount.to_owned(),
-    };
+    let operation =
+        Operation::new("read_client_config", format!("reading auth/{mount}/config/client"));
+    let endpoint = ReadClientConfigurationRequest { mount: mount.to_owned() };
     match caller.send(&operation, &endpoint).await?.found()? {
         None => Ok(None),
         Some(answer) => answer.data().map(Some),
@@ -368,10 +332,8 @@ pub async fn write_client_config(
     config: &ClientConfigWrite,
 ) -> Result<Vec<String>, Error> {
     let mount = mount_path(mount);
-    let operation = Operation::new(
-        "write_client_config",
-        format!("writing auth/{mount}/config/client"),
-    );
+    let operation =
+        Operation::new("write_client_config", format!("writing auth/{mount}/config/client"));
     write(caller, &operation, format!("{mount}/config/client"), config).await
 }
 
@@ -395,10 +357,7 @@ pub struct IdentityConfig {
 
 /// What to write to `config/identity`. `None` leaves the key out.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
-#[expect(
-    missing_docs,
-    reason = "the keys are those of `IdentityConfig`, under the same names"
-)]
+#[expect(missing_docs, reason = "the keys are those of `IdentityConfig`, under the same names")]
 pub struct IdentityConfigWrite {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iam_alias: Option<String>,
@@ -413,13 +372,9 @@ pub struct IdentityConfigWrite {
 /// `config/identity`; Vault answers with its defaults when it was never written.
 pub async fn read_identity_config(caller: &Caller, mount: &str) -> Result<IdentityConfig, Error> {
     let mount = mount_path(mount);
-    let operation = Operation::new(
-        "read_identity_config",
-        format!("reading auth/{mount}/config/identity"),
-    );
-    let endpoint = ReadIdentityConfigurationRequest {
-        mount: mount.to_owned(),
-    };
+    let operation =
+        Operation::new("read_identity_config", format!("reading auth/{mount}/config/identity"));
+    let endpoint = ReadIdentityConfigurationRequest { mount: mount.to_owned() };
     caller.send(&operation, &endpoint).await?.existing()?.data()
 }
 
@@ -430,17 +385,9 @@ pub async fn write_identity_config(
     config: &IdentityConfigWrite,
 ) -> Result<Vec<String>, Error> {
     let mount = mount_path(mount);
-    let operation = Operation::new(
-        "write_identity_config",
-        format!("writing auth/{mount}/config/identity"),
-    );
-    write(
-        caller,
-        &operation,
-        format!("{mount}/config/identity"),
-        config,
-    )
-    .await
+    let operation =
+        Operation::new("write_identity_config", format!("writing auth/{mount}/config/identity"));
+    write(caller, &operation, format!("{mount}/config/identity"), config).await
 }
 
 /// `config/sts/<account>`: the role by which Vault looks at a foreign account.
@@ -461,10 +408,8 @@ pub async fn read_sts_account(
     account_id: &str,
 ) -> Result<Option<StsAccount>, Error> {
     let mount = mount_path(mount);
-    let operation = Operation::new(
-        "read_sts_account",
-        format!("reading auth/{mount}/config/sts/{account_id}"),
-    );
+    let operation =
+        Operation::new("read_sts_account", format!("reading auth/{mount}/config/sts/{account_id}"));
     let endpoint = ReadStsRoleRequest {
         mount: mount.to_owned(),
         account_id: segment(&operation, account_id)?.to_owned(),
@@ -497,16 +442,7 @@ pub async fn write_sts_account(
     );
     let path = format!("{mount}/config/sts/{}", segment(&operation, account_id)?);
     let external_id = external_id.map(|secret| secret.expose().as_str());
-    write(
-        caller,
-        &operation,
-        path,
-        &StsAccountWrite {
-            sts_role,
-            external_id,
-        },
-    )
-    .await
+    write(caller, &operation, path, &StsAccountWrite { sts_role, external_id }).await
 }
 
 /// Deletes the entry of a foreign account; nothing happens if there is none.
@@ -524,26 +460,16 @@ pub async fn delete_sts_account(
         mount: mount.to_owned(),
         account_id: segment(&operation, account_id)?.to_owned(),
     };
-    caller
-        .send(&operation, &endpoint)
-        .await?
-        .existing()
-        .map(drop)
+    caller.send(&operation, &endpoint).await?.existing().map(drop)
 }
 
 /// The accounts that have an entry.
 pub async fn list_sts_accounts(caller: &Caller, mount: &str) -> Result<Vec<String>, Error> {
     let mount = mount_path(mount);
-    let operation = Operation::list(
-        "list_sts_accounts",
-        format!("listing auth/{mount}/config/sts"),
-    );
-    let endpoint = ListStsRolesRequest {
-        mount: mount.to_owned(),
-    };
-    Ok(list_keys(caller, &operation, &endpoint)
-        .await?
-        .unwrap_or_default())
+    let operation =
+        Operation::list("list_sts_accounts", format!("listing auth/{mount}/config/sts"));
+    let endpoint = ListStsRolesRequest { mount: mount.to_owned() };
+    Ok(list_keys(caller, &operation, &endpoint).await?.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -564,10 +490,7 @@ mod tests {
             "token_policies":["b","a"],"token_ttl":3600,"token_type":"default"}"#,
         )
         .unwrap();
-        assert_eq!(
-            role.bound_iam_principal_arn,
-            ["arn:aws:iam::111122223333:role/web"]
-        );
+        assert_eq!(role.bound_iam_principal_arn, ["arn:aws:iam::111122223333:role/web"]);
         assert_eq!(role.token_policies, ["b", "a"]);
         assert_eq!(role.token_ttl, 3600);
         assert!(role.bound_ec2_instance_id.is_empty());
@@ -607,10 +530,7 @@ mod tests {
             secret_key: Some(Redacted::new("s3cret".to_owned())),
             ..ClientConfigWrite::default()
         };
-        assert_eq!(
-            serde_json::to_string(&write).unwrap(),
-            r#"{"secret_key":"s3cret"}"#
-        );
+        assert_eq!(serde_json::to_string(&write).unwrap(), r#"{"secret_key":"s3cret"}"#);
         assert!(!format!("{write:?}").contains("s3cret"));
     }
 }

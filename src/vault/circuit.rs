@@ -43,19 +43,11 @@ impl State {
     fn admit(&mut self, now: Instant) -> Result<bool, (Cause, Duration)> {
         match self {
             Self::Closed { .. } => Ok(false),
-            Self::Open {
-                cause,
-                until,
-                pause,
-            } => {
+            Self::Open { cause, until, pause } => {
                 if now < *until {
                     return Err((cause.clone(), *until - now));
                 }
-                *self = Self::Probing {
-                    cause: cause.clone(),
-                    since: now,
-                    pause: *pause,
-                };
+                *self = Self::Probing { cause: cause.clone(), since: now, pause: *pause };
                 Ok(true)
             }
             Self::Probing { cause, .. } => Err((cause.clone(), SHORTEST)),
@@ -70,19 +62,11 @@ impl State {
         match self {
             Self::Closed { failures } if *failures + 1 < FAILURES => *failures += 1,
             Self::Closed { .. } => {
-                *self = Self::Open {
-                    cause: cause.clone(),
-                    until: now + SHORTEST,
-                    pause: SHORTEST,
-                };
+                *self = Self::Open { cause: cause.clone(), until: now + SHORTEST, pause: SHORTEST };
             }
             Self::Probing { pause, .. } if probe => {
                 let pause = (*pause * 2).min(LONGEST);
-                *self = Self::Open {
-                    cause: cause.clone(),
-                    until: now + pause,
-                    pause,
-                };
+                *self = Self::Open { cause: cause.clone(), until: now + pause, pause };
             }
             // Answers to requests from before it opened say nothing new.
             Self::Open { .. } | Self::Probing { .. } => {}
@@ -91,17 +75,8 @@ impl State {
 
     /// The probe was given up before it had an answer: the next one may go.
     fn abandoned(&mut self) {
-        if let Self::Probing {
-            cause,
-            since,
-            pause,
-        } = self
-        {
-            *self = Self::Open {
-                cause: cause.clone(),
-                until: *since,
-                pause: *pause,
-            };
+        if let Self::Probing { cause, since, pause } = self {
+            *self = Self::Open { cause: cause.clone(), until: *since, pause: *pause };
         }
     }
 }
@@ -127,15 +102,8 @@ impl Circuit {
     pub(crate) fn admit(&self) -> Result<Permit<'_>, Cause> {
         let now = Instant::now();
         match self.with(|state| state.admit(now)) {
-            Ok(probe) => Ok(Permit {
-                circuit: self,
-                probe,
-                settled: false,
-            }),
-            Err((cause, retry_in)) => Err(Cause::CircuitOpen {
-                cause: Box::new(cause),
-                retry_in,
-            }),
+            Ok(probe) => Ok(Permit { circuit: self, probe, settled: false }),
+            Err((cause, retry_in)) => Err(Cause::CircuitOpen { cause: Box::new(cause), retry_in }),
         }
     }
 

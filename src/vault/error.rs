@@ -23,10 +23,7 @@ pub struct Error {
 impl Error {
     /// `operation` says what was being done, in words: "reading role `web` at auth/aws".
     pub fn new(operation: impl Into<String>, cause: Cause) -> Self {
-        Self {
-            operation: operation.into(),
-            cause,
-        }
+        Self { operation: operation.into(), cause }
     }
 
     /// Why it did not work.
@@ -191,8 +188,9 @@ pub enum Cause {
         /// Vault's text.
         message: String,
     },
-    /// Not sent: the last requests to this address failed, and it is not yet time for a probe.
-    #[error("not sent, as the last requests failed: {cause}")]
+    /// Not sent: the last requests to this address failed, and it is not yet time for a probe. It
+    /// reads like the failure that opened the circuit, so that a condition does not flap between.
+    #[error("{cause}")]
     CircuitOpen {
         /// Why the last requests failed.
         cause: Box<Cause>,
@@ -253,13 +251,8 @@ impl Cause {
             | Self::NoActiveNode
             | Self::TokenInvalid
             | Self::Server { .. } => Retry::Soon,
-            Self::Throttled {
-                retry_after: Some(wait),
-                ..
-            } => Retry::After(*wait),
-            Self::Throttled {
-                retry_after: None, ..
-            } => Retry::Soon,
+            Self::Throttled { retry_after: Some(wait), .. } => Retry::After(*wait),
+            Self::Throttled { retry_after: None, .. } => Retry::Soon,
             Self::CircuitOpen { retry_in, .. } => Retry::After(*retry_in),
             Self::Refused { message, .. } => aws_refusal(message).retry(),
             Self::Denied
@@ -337,11 +330,7 @@ impl Cause {
             serde_json::error::Category::Eof => "ends too early",
         };
         Self::Malformed {
-            what: format!(
-                "it {kind} at line {} column {}",
-                error.line(),
-                error.column()
-            ),
+            what: format!("it {kind} at line {} column {}", error.line(), error.column()),
         }
     }
 }
@@ -368,11 +357,7 @@ pub(crate) fn classify(status: u16, body: &[u8], retry_after: Option<Duration>) 
     let said = text.clone().unwrap_or_default();
     let message = || {
         let message = clean(&said);
-        if message.is_empty() {
-            format!("status {status} without a text")
-        } else {
-            message
-        }
+        if message.is_empty() { format!("status {status} without a text") } else { message }
     };
     match status {
         403 if said.contains("invalid token") => Cause::TokenInvalid,
@@ -386,41 +371,27 @@ pub(crate) fn classify(status: u16, body: &[u8], retry_after: Option<Duration>) 
             },
             retry_after,
         },
-        412 => Cause::Server {
-            status,
-            message: Some(message()),
-        },
-        400..=499 => Cause::Refused {
-            status,
-            message: message(),
-        },
+        412 => Cause::Server { status, message: Some(message()) },
+        400..=499 => Cause::Refused { status, message: message() },
         503 if said.contains("sealed") => Cause::Sealed,
-        503 if said.contains("namespace has been locked") => Cause::Refused {
-            status,
-            message: message(),
-        },
+        503 if said.contains("namespace has been locked") => {
+            Cause::Refused { status, message: message() }
+        }
         503 if said.contains("active") || said.contains("standby") => Cause::NoActiveNode,
         501 if text.is_some() => Cause::Sealed,
         500 if is_permanent(&said) => Cause::PermanentServerError { message: message() },
         _ => Cause::Server {
             status,
-            message: text
-                .map(|text| clean(&text))
-                .filter(|text| !text.is_empty()),
+            message: text.map(|text| clean(&text)).filter(|text| !text.is_empty()),
         },
     }
 }
 
 /// Limits of Vault's JSON reader, which it reports as 500.
 fn is_permanent(text: &str) -> bool {
-    [
-        "malformed JSON",
-        "JSON string value exceeds",
-        "exceeds allowed",
-        "JSON depth",
-    ]
-    .iter()
-    .any(|sign| text.contains(sign))
+    ["malformed JSON", "JSON string value exceeds", "exceeds allowed", "JSON depth"]
+        .iter()
+        .any(|sign| text.contains(sign))
 }
 
 /// What AWS, or Vault's AWS method, did not like about a role or a login.
@@ -536,12 +507,7 @@ pub fn aws_refusal(text: &str) -> AwsRefusal {
         AwsRefusal::PrincipalMismatch
     } else if text.contains("entry for role") && text.contains("not found") {
         AwsRefusal::EntryNotFound
-    } else if has(&[
-        "Throttling",
-        "RequestLimitExceeded",
-        "Rate exceeded",
-        "TooManyRequests",
-    ]) {
+    } else if has(&["Throttling", "RequestLimitExceeded", "Rate exceeded", "TooManyRequests"]) {
         AwsRefusal::Throttled
     } else if has(&[
         "Credential should be scoped to a valid region",
@@ -549,26 +515,14 @@ pub fn aws_refusal(text: &str) -> AwsRefusal {
         "region missing from Authorization",
     ]) {
         AwsRefusal::RegionMismatch
-    } else if has(&[
-        "Signature expired",
-        "Signature not yet current",
-        "RequestExpired",
-    ]) {
-        if resolving {
-            AwsRefusal::StsUnreachable
-        } else {
-            AwsRefusal::SignatureExpired
-        }
+    } else if has(&["Signature expired", "Signature not yet current", "RequestExpired"]) {
+        if resolving { AwsRefusal::StsUnreachable } else { AwsRefusal::SignatureExpired }
     } else if has(&["X-Vault-AWS-IAM-Server-ID", "header wasn't signed"]) {
         AwsRefusal::ServerIdMismatch
     } else if has(&["invalid request header"]) {
         AwsRefusal::HeaderRefused
     } else if has(&["SignatureDoesNotMatch", "IncompleteSignature"]) {
-        if resolving {
-            AwsRefusal::BadVaultAwsKeys
-        } else {
-            AwsRefusal::SignatureRefused
-        }
+        if resolving { AwsRefusal::BadVaultAwsKeys } else { AwsRefusal::SignatureRefused }
     } else if has(&[
         "InvalidClientTokenId",
         "UnrecognizedClient",
@@ -576,11 +530,7 @@ pub fn aws_refusal(text: &str) -> AwsRefusal {
         "InvalidAccessKeyId",
         "NoCredentialProviders",
     ]) {
-        if resolving {
-            AwsRefusal::BadVaultAwsKeys
-        } else {
-            AwsRefusal::CredentialsInvalid
-        }
+        if resolving { AwsRefusal::BadVaultAwsKeys } else { AwsRefusal::CredentialsInvalid }
     } else if has(&["AccessDenied", "error looking up full ARN"]) {
         AwsRefusal::VaultAwsDenied
     } else if has(&[
@@ -601,10 +551,7 @@ pub fn aws_refusal(text: &str) -> AwsRefusal {
         AwsRefusal::PrincipalInvalid
     } else if text.contains("auth method") && text.contains("not allowed") {
         AwsRefusal::AuthTypeMismatch
-    } else if has(&[
-        "Upgrading from non-versioned",
-        "Waiting for the primary to upgrade",
-    ]) {
+    } else if has(&["Upgrading from non-versioned", "Waiting for the primary to upgrade"]) {
         AwsRefusal::NotReady
     } else {
         AwsRefusal::Other
@@ -630,23 +577,14 @@ mod tests {
 
     #[test]
     fn a_sealed_vault_a_leaderless_standby_and_a_locked_namespace_differ() {
-        assert_eq!(
-            classify(503, br#"{"errors":["Vault is sealed"]}"#, None),
-            Cause::Sealed
-        );
+        assert_eq!(classify(503, br#"{"errors":["Vault is sealed"]}"#, None), Cause::Sealed);
         let standby = br#"{"errors":["no active Vault instance found"]}"#;
         assert_eq!(classify(503, standby, None), Cause::NoActiveNode);
         let locked =
             br#"{"errors":["API access to this namespace has been locked by an administrator"]}"#;
         assert!(matches!(classify(503, locked, None), Cause::Refused { .. }));
         let proxy = classify(503, b"<html>no backend</html>", None);
-        assert_eq!(
-            proxy,
-            Cause::Server {
-                status: 503,
-                message: None
-            }
-        );
+        assert_eq!(proxy, Cause::Server { status: 503, message: None });
         assert!(proxy.opens_circuit() && proxy.is_shared());
     }
 
@@ -658,13 +596,7 @@ mod tests {
         assert_eq!(cause.retry(), Retry::After(Duration::from_secs(7)));
         assert_eq!(cause.reason(), "VaultThrottled");
         let leases = classify(429, br#"{"errors":["lease count quota exceeded"]}"#, None);
-        assert_eq!(
-            leases,
-            Cause::Throttled {
-                by: Throttle::LeaseCount,
-                retry_after: None
-            }
-        );
+        assert_eq!(leases, Cause::Throttled { by: Throttle::LeaseCount, retry_after: None });
     }
 
     #[test]
@@ -689,18 +621,12 @@ mod tests {
     fn aws_failures_are_told_apart_by_text() {
         let resolve = "unable to resolve ARN \"arn:aws:iam::1:role/x\" to internal ID: ";
         for (text, expected) in [
-            (
-                format!("{resolve}NoSuchEntity: Role x not found."),
-                AwsRefusal::PrincipalNotFound,
-            ),
+            (format!("{resolve}NoSuchEntity: Role x not found."), AwsRefusal::PrincipalNotFound),
             (
                 format!("{resolve}no STS configuration found for account ID \"999988887777\""),
                 AwsRefusal::NoStsConfiguration,
             ),
-            (
-                format!("{resolve}SignatureDoesNotMatch: x"),
-                AwsRefusal::BadVaultAwsKeys,
-            ),
+            (format!("{resolve}SignatureDoesNotMatch: x"), AwsRefusal::BadVaultAwsKeys),
             (
                 format!("{resolve}unable to fetch current caller: SignatureDoesNotMatch"),
                 AwsRefusal::BadVaultAwsKeys,
@@ -744,20 +670,14 @@ mod tests {
                     .to_owned(),
                 AwsRefusal::CredentialsInvalid,
             ),
-            (
-                "invalid request header: X-Amz-Foo".to_owned(),
-                AwsRefusal::HeaderRefused,
-            ),
+            ("invalid request header: X-Amz-Foo".to_owned(), AwsRefusal::HeaderRefused),
             (
                 "IAM Principal \"arn:aws:sts::1:assumed-role/web/s1\" does not belong to the role \
                  \"homeapp\""
                     .to_owned(),
                 AwsRefusal::PrincipalMismatch,
             ),
-            (
-                "entry for role unknown not found".to_owned(),
-                AwsRefusal::EntryNotFound,
-            ),
+            ("entry for role unknown not found".to_owned(), AwsRefusal::EntryNotFound),
             (
                 "error making upstream request: error making request: POST http://127.0.0.1:1// \
                  giving up after 1 attempt(s)"

@@ -79,9 +79,7 @@ impl Health {
 /// too. Never held back by limiter or circuit; a node that serves closes the circuit.
 pub async fn read(client: &Client) -> Result<Health, Error> {
     let operation = Operation::new("health", "reading the health of Vault");
-    let (status, body) = client
-        .probe(&operation, &ReadHealthRequest::default())
-        .await?;
+    let (status, body) = client.probe(&operation, &ReadHealthRequest::default()).await?;
     let status = status.as_u16();
     if !matches!(status, 200 | 429 | 472 | 473 | 501 | 503) {
         return Err(operation.failed(classify(status, &body, None)));

@@ -153,10 +153,7 @@ impl DataAnswer {
                 Some(_) | None => Self::Absent,
             });
         }
-        let Data {
-            data,
-            metadata: DataMetadata { version, facts },
-        } = answer.data()?;
+        let Data { data, metadata: DataMetadata { version, facts } } = answer.data()?;
         Ok(match data {
             Some(fields) => Self::Live {
                 fields,
@@ -165,10 +162,7 @@ impl DataAnswer {
                 deletion_time: facts.deletion_time,
             },
             None if facts.destroyed => Self::Destroyed { version },
-            None => Self::Deleted {
-                version,
-                deletion_time: facts.deletion_time,
-            },
+            None => Self::Deleted { version, deletion_time: facts.deletion_time },
         })
     }
 }
@@ -183,24 +177,17 @@ fn shown(mount: &str, path: &str) -> String {
 pub async fn list(caller: &Caller, mount: &str, dir: &str) -> Result<Option<Vec<String>>, Error> {
     let mount = mount_path(mount);
     let operation = Operation::list("kv_list", format!("listing {}", shown(mount, dir)));
-    let endpoint = ListSecretsRequest {
-        mount: mount.to_owned(),
-        path: dir.trim_end_matches('/').to_owned(),
-    };
+    let endpoint =
+        ListSecretsRequest { mount: mount.to_owned(), path: dir.trim_end_matches('/').to_owned() };
     list_keys(caller, &operation, &endpoint).await
 }
 
 /// The versions of an entry; `None` if there is no such entry.
 pub async fn metadata(caller: &Caller, mount: &str, path: &str) -> Result<Option<Metadata>, Error> {
     let mount = mount_path(mount);
-    let operation = Operation::new(
-        "kv_metadata",
-        format!("reading the versions of {}", shown(mount, path)),
-    );
-    let endpoint = ReadSecretMetadataRequest {
-        mount: mount.to_owned(),
-        path: path.to_owned(),
-    };
+    let operation =
+        Operation::new("kv_metadata", format!("reading the versions of {}", shown(mount, path)));
+    let endpoint = ReadSecretMetadataRequest { mount: mount.to_owned(), path: path.to_owned() };
     match caller.send(&operation, &endpoint).await?.found()? {
         None => Ok(None),
         Some(answer) => answer.data().map(Some),
@@ -216,11 +203,7 @@ pub async fn data(
 ) -> Result<DataAnswer, Error> {
     let mount = mount_path(mount);
     let operation = Operation::new("kv_data", format!("reading {}", shown(mount, path)));
-    let endpoint = ReadSecretRequest {
-        mount: mount.to_owned(),
-        path: path.to_owned(),
-        version,
-    };
+    let endpoint = ReadSecretRequest { mount: mount.to_owned(), path: path.to_owned(), version };
     DataAnswer::of(caller.send(&operation, &endpoint).await?)
 }
 
@@ -246,10 +229,7 @@ mod tests {
             r#"{"data":{"data":{"tls.crt":"PEM"},"metadata":{"created_time":"2026-11-21T03:00:00Z",
                 "custom_metadata":null,"deletion_time":"","destroyed":false,"version":3}}}"#,
         );
-        let DataAnswer::Live {
-            fields, version: 3, ..
-        } = answer.unwrap()
-        else {
+        let DataAnswer::Live { fields, version: 3, .. } = answer.unwrap() else {
             panic!("not live");
         };
         assert_eq!(fields["tls.crt"], "PEM");
@@ -279,10 +259,7 @@ mod tests {
 
     #[test]
     fn a_404_without_a_body_is_absent_and_one_with_a_text_is_an_error() {
-        assert_eq!(
-            data_answer(404, r#"{"errors":[]}"#).unwrap(),
-            DataAnswer::Absent
-        );
+        assert_eq!(data_answer(404, r#"{"errors":[]}"#).unwrap(), DataAnswer::Absent);
         let text = r#"{"errors":["no handler for route \"x\". route entry not found."]}"#;
         assert!(data_answer(404, text).is_err());
         let version_one =

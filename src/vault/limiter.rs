@@ -78,10 +78,7 @@ impl Bucket {
     }
 
     fn halve(&mut self, now: Instant) {
-        if self
-            .halved
-            .is_some_and(|at| now.saturating_duration_since(at) < ONE_REFUSAL)
-        {
+        if self.halved.is_some_and(|at| now.saturating_duration_since(at) < ONE_REFUSAL) {
             return;
         }
         self.halved = Some(now);
@@ -108,10 +105,7 @@ pub(crate) struct Limiter {
 impl Limiter {
     pub(crate) fn new(requests_per_second: u32, burst: u32) -> Self {
         let bucket = Bucket::new(requests_per_second, burst, Instant::now());
-        Self {
-            bucket: Mutex::new(bucket),
-            turn: tokio::sync::Mutex::new(()),
-        }
+        Self { bucket: Mutex::new(bucket), turn: tokio::sync::Mutex::new(()) }
     }
 
     /// Waits for the turn and a token, at most until `deadline`. Returns how long it waited.
@@ -126,9 +120,7 @@ impl Limiter {
                 return Ok(now.saturating_duration_since(start));
             };
             if now + wait > deadline {
-                return Err(Exhausted {
-                    retry_after: Some(wait),
-                });
+                return Err(Exhausted { retry_after: Some(wait) });
             }
             sleep(wait).await;
         }
@@ -182,12 +174,7 @@ mod tests {
         limiter.acquire(start + seconds(10)).await.unwrap();
         limiter.pause(seconds(30));
         let refused = limiter.acquire(start + seconds(10)).await.unwrap_err();
-        assert_eq!(
-            refused,
-            Exhausted {
-                retry_after: Some(seconds(30))
-            }
-        );
+        assert_eq!(refused, Exhausted { retry_after: Some(seconds(30)) });
         assert_eq!(start.elapsed(), Duration::ZERO);
     }
 
@@ -218,11 +205,7 @@ mod tests {
         limiter.acquire(start + seconds(60)).await.unwrap();
         assert_eq!(start.elapsed(), seconds(5));
         limiter.acquire(start + seconds(60)).await.unwrap();
-        assert!(
-            start.elapsed() >= Duration::from_millis(5099),
-            "{:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() >= Duration::from_millis(5099), "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -97,7 +97,7 @@ impl Fault for Mismatch {
 }
 
 /// `auth` as it stands in an answer: Vault leaves `token_policies` out when there are none.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 pub(crate) struct Auth {
     #[serde(default)]
     client_token: Option<Redacted<String>>,
@@ -129,17 +129,11 @@ impl Auth {
             Some(token) if !token.expose().is_empty() => token,
             _ if self.mfa_requirement.is_some() => return Err(Cause::MfaRequired),
             _ => {
-                return Err(Cause::Malformed {
-                    what: "it holds no token".to_owned(),
-                });
+                return Err(Cause::Malformed { what: "it holds no token".to_owned() });
             }
         };
         let mut policies = self.policies;
-        for policy in self
-            .token_policies
-            .into_iter()
-            .chain(self.identity_policies)
-        {
+        for policy in self.token_policies.into_iter().chain(self.identity_policies) {
             if !policies.contains(&policy) {
                 policies.push(policy);
             }
@@ -195,10 +189,8 @@ pub async fn jwt(
     jwt: &Redacted<String>,
 ) -> Result<Login, Error> {
     let mount = mount_path(mount);
-    let operation = Operation::new(
-        "login_jwt",
-        format!("logging in as role `{role}` at auth/{mount}"),
-    );
+    let operation =
+        Operation::new("login_jwt", format!("logging in as role `{role}` at auth/{mount}"));
     let endpoint = LoginWithKubernetesRequest {
         mount: mount.to_owned(),
         role: role.to_owned(),
@@ -254,10 +246,7 @@ mod tests {
         let login = login(r#"{"client_token":"t","metadata":{"account_id":"2"}}"#).unwrap();
         assert_eq!(
             login.check(Some("1")),
-            Err(Mismatch::Account {
-                expected: "1".to_owned(),
-                found: "2".to_owned()
-            })
+            Err(Mismatch::Account { expected: "1".to_owned(), found: "2".to_owned() })
         );
         assert_eq!(login.check(None), Ok(()));
     }

@@ -60,10 +60,7 @@ pub async fn auth_mount(caller: &Caller, path: &str) -> Result<Option<AuthMount>
 /// All auth methods by their path, which ends with a slash.
 pub async fn auth_mounts(caller: &Caller) -> Result<BTreeMap<String, AuthMount>, Error> {
     let operation = Operation::new("list_auth_mounts", "reading the auth methods at sys/auth");
-    let answer = caller
-        .send(&operation, &ListAuthsRequest {})
-        .await?
-        .existing()?;
+    let answer = caller.send(&operation, &ListAuthsRequest {}).await?.existing()?;
     answer.data::<Object<AuthMount>>()
 }
 
@@ -81,21 +78,14 @@ pub async fn enable_auth(
         "enable_auth_mount",
         format!("enabling the auth method `{kind}` at auth/{path}"),
     );
-    let config = LeaseConfig {
-        default_lease_ttl,
-        max_lease_ttl,
-    };
+    let config = LeaseConfig { default_lease_ttl, max_lease_ttl };
     let endpoint = EnableAuth {
         path: path.to_owned(),
         kind: kind.to_owned(),
         description: description.to_owned(),
         config,
     };
-    caller
-        .send(&operation, &endpoint)
-        .await?
-        .existing()
-        .map(drop)
+    caller.send(&operation, &endpoint).await?.existing().map(drop)
 }
 
 #[derive(Endpoint, Serialize)]
@@ -136,20 +126,10 @@ pub async fn tune_auth(
     max_lease_ttl: Option<u64>,
 ) -> Result<(), Error> {
     let path = mount_path(path).to_owned();
-    let operation = Operation::new(
-        "tune_auth_mount",
-        format!("tuning the auth method at auth/{path}"),
-    );
-    let endpoint = TuneAuth {
-        path,
-        default_lease_ttl,
-        max_lease_ttl,
-    };
-    caller
-        .send(&operation, &endpoint)
-        .await?
-        .existing()
-        .map(drop)
+    let operation =
+        Operation::new("tune_auth_mount", format!("tuning the auth method at auth/{path}"));
+    let endpoint = TuneAuth { path, default_lease_ttl, max_lease_ttl };
+    caller.send(&operation, &endpoint).await?.existing().map(drop)
 }
 
 #[derive(Endpoint)]
@@ -173,27 +153,14 @@ struct MountAnswer {
 /// and where there is no such mount, Vault says 403 alike.
 pub async fn secrets_mount(caller: &Caller, path: &str) -> Result<SecretsMount, Error> {
     let path = mount_path(path).to_owned();
-    let operation = Operation::new(
-        "read_secrets_mount",
-        format!("reading the type of the mount `{path}`"),
-    );
-    let answer = caller
-        .send(&operation, &ReadMount { path })
-        .await?
-        .existing()?;
+    let operation =
+        Operation::new("read_secrets_mount", format!("reading the type of the mount `{path}`"));
+    let answer = caller.send(&operation, &ReadMount { path }).await?.existing()?;
     let mount: MountAnswer = answer.data()?;
     let kv_version = (mount.kind == "kv").then(|| {
-        mount
-            .options
-            .get("version")
-            .and_then(|version| version.parse().ok())
-            .unwrap_or(1)
+        mount.options.get("version").and_then(|version| version.parse().ok()).unwrap_or(1)
     });
-    Ok(SecretsMount {
-        path: mount_path(&mount.path).to_owned(),
-        kind: mount.kind,
-        kv_version,
-    })
+    Ok(SecretsMount { path: mount_path(&mount.path).to_owned(), kind: mount.kind, kv_version })
 }
 
 #[derive(Endpoint)]
@@ -213,9 +180,7 @@ pub async fn capabilities_self(
         return Ok(BTreeMap::new());
     }
     let operation = Operation::new("capabilities_self", "asking what our token may do");
-    let endpoint = CapabilitiesSelf {
-        paths: paths.to_vec(),
-    };
+    let endpoint = CapabilitiesSelf { paths: paths.to_vec() };
     let answer = caller.send(&operation, &endpoint).await?.existing()?;
     let mut all = answer.data::<Object<BTreeSet<String>>>()?;
     // With one path the same set stands under this key too.

@@ -420,9 +420,7 @@ impl<K: Eq + Hash + Clone, E: Fault> Sessions<K, E> {
 }
 
 /// Takes out a hundredth of the slots, those unused for longest; never one that is in use.
-fn make_room<K: Eq + Hash + Clone, E: Fault>(
-    slots: &mut HashMap<K, Arc<Slot<E>>>,
-) -> Vec<Session> {
+fn make_room<K: Eq + Hash + Clone, E: Fault>(slots: &mut HashMap<K, Arc<Slot<E>>>) -> Vec<Session> {
     let mut idle: Vec<_> = slots
         .iter()
         .filter(|(_, slot)| Arc::strong_count(slot) == 1)
@@ -535,4 +533,292 @@ async fn end(caller: &Caller) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+    use crate::{
+        redacted::Redacted,
+        vault::{Settings, Unobserved, parse_address},
+    };
+
+    #[derive(Clone, Debug, thiserror::Error)]
+    #[error("no login")]
+    struct NoLogin;
+
+    impl Fault for NoLogin {
+        fn reason(&self) -> &'static str {
+            "NoLogin"
+        }
+
+        fn retry(&self) -> Retry {
+            Retry::Soon
+        }
+    }
+
+    const fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    /// A Vault that nobody answers for: renewals and revocations fail, which a session survives.
+    fn nobody() -> Client {
+        let mut settings = Settings::new(parse_address("https://127.0.0.1:1").unwrap());
+        settings.timeout = Duration::from_millis(100);
+        Client::new(&settings, Arc::new(Unobserved)).unwrap()
+    }
+
+    fn login(number: u32, lease: u64) -> Login {
+        Login {
+            token: Redacted::new(format!("token-{number}")),
+            accessor: format!("accessor-{number}"),
+            lease: seconds(lease),
+            renewable: false,
+            policies: vec!["default".to_owned()],
+            metadata: std::collections::BTreeMap::new(),
+            token_type: "service".to_owned(),
+            num_uses: 0,
+        }
+    }
+
+    /// Counts logins, each of which takes a tenth of a second.
+    #[derive(Default)]
+    struct Logins(AtomicU32);
+
+    impl Logins {
+        async fn succeed(&self, lease: u64) -> Result<Login, NoLogin> {
+            let number = self.0.fetch_add(1, Ordering::SeqCst) + 1;
+            sleep(Duration::from_millis(100)).await;
+            Ok(login(number, lease))
+        }
+
+        async fn fail(&self) -> Result<Login, NoLogin> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            sleep(Duration::from_millis(100)).await;
+            Err(NoLogin)
+        }
+
+        fn count(&self) -> u32 {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    fn fine(_: &Login) -> Result<(), NoLogin> {
+        Ok(())
+    }
+
+    fn lease(now: Instant) -> Lease {
+        Lease { granted: now, duration: seconds(600), renewable: true, uses_left: None, seed: 0 }
+    }
+
+    #[test]
+    fn a_token_is_renewed_from_half_its_life_on_and_not_used_at_its_end() {
+        let now = Instant::now();
+        let at = |seconds_later| next_move(&lease(now), now + seconds(seconds_later));
+        assert_eq!(at(0), Move::Use);
+        assert_eq!(at(299), Move::Use);
+        assert_eq!(at(300), Move::Renew);
+        assert_eq!(at(584), Move::Renew);
+        assert_eq!(at(585), Move::LogIn);
+        assert_eq!(at(9999), Move::LogIn);
+    }
+
+    #[test]
+    fn renewals_are_spread_over_a_tenth_of_the_life() {
+        let now = Instant::now();
+        let late = Lease { seed: 1023, ..lease(now) };
+        assert_eq!(next_move(&late, now + seconds(300)), Move::Use);
+        assert_eq!(next_move(&late, now + seconds(360)), Move::Renew);
+    }
+
+    #[test]
+    fn a_token_that_cannot_be_renewed_is_replaced_at_two_thirds() {
+        let now = Instant::now();
+        let batch = Lease { renewable: false, ..lease(now) };
+        assert_eq!(next_move(&batch, now + seconds(399)), Move::Use);
+        assert_eq!(next_move(&batch, now + seconds(400)), Move::LogIn);
+    }
+
+    #[test]
+    fn the_last_use_is_kept_for_the_revocation() {
+        let now = Instant::now();
+        let with = |uses| next_move(&Lease { uses_left: Some(uses), ..lease(now) }, now);
+        assert_eq!(with(2), Move::Use);
+        assert_eq!(with(1), Move::LogIn);
+    }
+
+    #[test]
+    fn a_token_without_an_end_is_used_for_ever() {
+        let now = Instant::now();
+        let root = Lease { duration: Duration::ZERO, ..lease(now) };
+        assert_eq!(next_move(&root, now + seconds(1 << 30)), Move::Use);
+        assert_eq!(root.expires(), None);
+    }
+
+    #[test]
+    fn a_short_lease_has_a_short_margin() {
+        let now = Instant::now();
+        let short = Lease { duration: seconds(10), ..lease(now) };
+        assert_eq!(next_move(&short, now + seconds(8)), Move::Renew);
+        assert_eq!(next_move(&short, now + seconds(9)), Move::LogIn);
+    }
+
+    #[test]
+    fn a_renewal_that_meets_the_maximum_is_the_last() {
+        let now = Instant::now();
+        let first = seconds(600);
+        let whole = after_renewal(&lease(now), first, first, true, now);
+        assert!(whole.renewable);
+        let cut = after_renewal(&lease(now), first, seconds(200), true, now);
+        assert_eq!(next_move(&cut, now + seconds(120)), Move::Use);
+        assert_eq!(next_move(&cut, now + seconds(140)), Move::LogIn);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_of_one_key_share_one_login() {
+        let (sessions, client, logins) = (Sessions::new(), nobody(), Logins::default());
+        let all = stream::iter(0..100)
+            .map(|_| sessions.get(&"web", &client, logins.succeed(600), fine))
+            .buffer_unordered(100)
+            .collect::<Vec<_>>()
+            .await;
+        assert!(all.iter().all(Result::is_ok));
+        assert_eq!(logins.count(), 1);
+        sessions.get(&"other", &client, logins.succeed(600), fine).await.unwrap();
+        assert_eq!(logins.count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_of_a_broken_identity_cost_one_attempt_then_fewer_and_fewer() {
+        let (sessions, client, logins) = (Sessions::new(), nobody(), Logins::default());
+        let all = stream::iter(0..1000)
+            .map(|_| sessions.get(&"web", &client, logins.fail(), fine))
+            .buffer_unordered(1000)
+            .collect::<Vec<_>>()
+            .await;
+        assert!(all.iter().all(|outcome| matches!(outcome, Err(Failure::Login(_)))));
+        assert_eq!(logins.count(), 1);
+        // One caller each tenth of a second for two minutes.
+        for _ in 0..1200 {
+            let _ = sessions.get(&"web", &client, logins.fail(), fine).await;
+            advance(Duration::from_millis(100)).await;
+        }
+        assert!((7..=11).contains(&logins.count()), "{}", logins.count());
+        advance(LONGEST_BACKOFF).await;
+        sessions.get(&"web", &client, logins.succeed(600), fine).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forgiven_key_is_tried_at_once() {
+        let (sessions, client, logins) = (Sessions::new(), nobody(), Logins::default());
+        let _ = sessions.get(&"web", &client, logins.fail(), fine).await;
+        sessions.forgive(&"web");
+        assert!(sessions.get(&"web", &client, logins.succeed(600), fine).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_that_is_given_up_leaves_the_turn_to_the_next() {
+        let (sessions, client, logins) = (Sessions::new(), nobody(), Logins::default());
+        let given_up =
+            timeout(Duration::from_millis(10), sessions.get(&"web", &client, logins.fail(), fine));
+        assert!(given_up.await.is_err());
+        assert!(sessions.get(&"web", &client, logins.succeed(600), fine).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_at_its_end_is_replaced() {
+        let (sessions, client, logins) = (Sessions::new(), nobody(), Logins::default());
+        let first = sessions.get(&"web", &client, logins.succeed(600), fine).await.unwrap();
+        advance(seconds(399)).await;
+        let same = sessions.get(&"web", &client, logins.succeed(600), fine).await.unwrap();
+        assert_eq!(first.login().accessor, same.login().accessor);
+        advance(seconds(2)).await;
+        let next = sessions.get(&"web", &client, logins.succeed(600), fine).await.unwrap();
+        assert_eq!(next.login().accessor, "accessor-2");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_vault_does_not_answer_leaves_the_token_in_use() {
+        let (sessions, client) = (Sessions::<_, NoLogin>::new(), nobody());
+        let renewable = async { Ok(Login { renewable: true, ..login(1, 600) }) };
+        sessions.get(&"web", &client, renewable, fine).await.unwrap();
+        advance(seconds(400)).await;
+        let never = async { panic!("no login is due") };
+        assert!(sessions.get(&"web", &client, never, fine).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_session_is_replaced_once_in_thirty_seconds() {
+        let (sessions, client, logins) = (Sessions::new(), nobody(), Logins::default());
+        let first = sessions.get(&"web", &client, logins.succeed(600), fine).await.unwrap();
+        assert!(sessions.invalidate(&"web", &first));
+        let second = sessions.get(&"web", &client, logins.succeed(600), fine).await.unwrap();
+        assert!(sessions.invalidate(&"web", &first), "the first is replaced already: try again");
+        assert!(!sessions.invalidate(&"web", &second), "a third login would meet the same answer");
+        let still = sessions.get(&"web", &client, logins.succeed(600), fine).await.unwrap();
+        assert_eq!(still.login().accessor, second.login().accessor);
+        advance(RELOGIN).await;
+        assert!(sessions.invalidate(&"web", &second));
+        assert_eq!(logins.count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_used_up_session_may_be_replaced_at_any_time() {
+        let (sessions, client) = (Sessions::<_, NoLogin>::new(), nobody());
+        for number in 1..5 {
+            let limited = async { Ok(Login { num_uses: 1, ..login(number, 600) }) };
+            let session = sessions.get(&"web", &client, limited, fine).await.unwrap();
+            assert_eq!(session.login().accessor, format!("accessor-{number}"));
+            assert!(sessions.invalidate(&"web", &session));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_that_is_not_what_was_meant_gives_no_session() {
+        let (sessions, client, logins) = (Sessions::new(), nobody(), Logins::default());
+        let refuse = |_: &Login| Err(NoLogin);
+        let outcome = sessions.get(&"web", &client, logins.succeed(600), refuse).await;
+        assert!(matches!(outcome, Err(Failure::Login(_))));
+        let again = sessions.get(&"web", &client, logins.succeed(600), fine).await;
+        assert!(matches!(again, Err(Failure::Login(_))), "the refusal holds for a moment");
+        assert_eq!(logins.count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn shutdown_forbids_logins_and_ends_those_under_way() {
+        let (sessions, client) = (Arc::new(Sessions::new()), nobody());
+        let logins = Arc::new(Logins::default());
+        sessions.get(&"old", &client, logins.succeed(600), fine).await.unwrap();
+        let under_way = tokio::spawn({
+            let (sessions, client, logins) = (sessions.clone(), client.clone(), logins.clone());
+            async move { sessions.get(&"new", &client, logins.succeed(600), fine).await.map(drop) }
+        });
+        sleep(Duration::from_millis(10)).await;
+        let start = Instant::now();
+        sessions.shutdown().await;
+        assert!(start.elapsed() <= REVOKE);
+        assert!(matches!(under_way.await.unwrap(), Err(Failure::Closing)));
+        let late = sessions.get(&"late", &client, logins.succeed(600), fine).await;
+        assert!(matches!(late, Err(Failure::Closing)));
+        assert_eq!(logins.count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_cache_is_bounded_and_drops_what_was_unused_for_longest() {
+        let (sessions, client) = (Sessions::<u32, NoLogin>::with_capacity(3), nobody());
+        let logins = Logins::default();
+        for key in [1, 2, 3, 1, 4] {
+            sessions.get(&key, &client, logins.succeed(600), fine).await.unwrap();
+        }
+        assert_eq!(sessions.len(), 3);
+        assert_eq!(logins.count(), 4);
+        sessions.get(&1, &client, logins.succeed(600), fine).await.unwrap();
+        assert_eq!(logins.count(), 4, "1 was used again before 4 came");
+        sessions.get(&2, &client, logins.succeed(600), fine).await.unwrap();
+        assert_eq!(logins.count(), 5, "2 had to go");
+    }
 }

@@ -93,9 +93,7 @@ pub(super) fn http_client(
         Some(pem) => bundle(pem)?,
         None => platform_roots(),
     };
-    let tls = tls_builder().map_err(|error| SettingsError::Http {
-        what: error.to_string(),
-    })?;
+    let tls = tls_builder().map_err(|error| SettingsError::Http { what: error.to_string() })?;
     let tls = tls.with_root_certificates(roots);
     let tls = match &settings.client_certificate {
         None => tls.with_no_client_auth(),
@@ -109,8 +107,7 @@ pub(super) fn http_client(
             }
             let key = PrivateKeyDer::from_pem_slice(client.key_pem.expose().as_bytes())
                 .map_err(|_| invalid("its key cannot be read".to_owned()))?;
-            tls.with_client_auth_cert(chain, key)
-                .map_err(|error| invalid(error.to_string()))?
+            tls.with_client_auth_cert(chain, key).map_err(|error| invalid(error.to_string()))?
         }
     };
     let mut builder = reqwest::Client::builder()
@@ -123,22 +120,15 @@ pub(super) fn http_client(
         .pool_max_idle_per_host(8)
         .user_agent(concat!("vault-aws-operator/", env!("CARGO_PKG_VERSION")));
     if let Some(name) = &settings.tls_server_name {
-        let host = base
-            .host_str()
-            .unwrap_or_default()
-            .trim_matches(['[', ']'])
-            .to_owned();
-        base.set_host(Some(name))
-            .map_err(|_| SettingsError::ServerName)?;
+        let host = base.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        base.set_host(Some(name)).map_err(|_| SettingsError::ServerName)?;
         if base.domain().is_none() {
             return Err(SettingsError::ServerName);
         }
         // A proxy would resolve the name itself, and find nothing or somebody else.
         builder = builder.dns_resolver(Arc::new(Always { host })).no_proxy();
     }
-    builder.build().map_err(|error| SettingsError::Http {
-        what: error.without_url().to_string(),
-    })
+    builder.build().map_err(|error| SettingsError::Http { what: error.without_url().to_string() })
 }
 
 /// Resolves every name to the addresses of one host.
@@ -179,16 +169,9 @@ fn bundle(pem: &str) -> Result<RootCertStore, SettingsError> {
 pub(super) fn unreachable(error: &reqwest::Error) -> Cause {
     if error.is_timeout() && !error.is_connect() {
         // The caller knows its own deadline.
-        return Cause::Timeout {
-            after: Duration::ZERO,
-            asks_aws: false,
-        };
+        return Cause::Timeout { after: Duration::ZERO, asks_aws: false };
     }
-    let mut step = if error.is_connect() {
-        Step::Connect
-    } else {
-        Step::Transfer
-    };
+    let mut step = if error.is_connect() { Step::Connect } else { Step::Transfer };
     let mut detail = String::new();
     let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
     while let Some(inner) = cause {
@@ -196,17 +179,9 @@ pub(super) fn unreachable(error: &reqwest::Error) -> Cause {
         if text.contains("dns error") {
             step = Step::Dns;
         }
-        let wrapped = inner
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
-        let tls = inner
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| wrapped.and_then(|wrapped| wrapped.downcast_ref::<rustls::Error>()));
-        if let Some(tls) = tls {
-            return Cause::Unreachable {
-                step: Step::Tls,
-                detail: super::error::clean(&tls.to_string()),
-            };
+        if let Some(tls) = tls_error(inner) {
+            let detail = super::error::clean(&tls.to_string());
+            return Cause::Unreachable { step: Step::Tls, detail };
         }
         if !text.is_empty() {
             detail = text;
@@ -219,9 +194,17 @@ pub(super) fn unreachable(error: &reqwest::Error) -> Cause {
     if detail.is_empty() {
         detail = "the connection broke".to_owned();
     }
-    Cause::Unreachable {
-        step,
-        detail: super::error::clean(&detail),
+    Cause::Unreachable { step, detail: super::error::clean(&detail) }
+}
+
+/// The TLS error that an I/O error carries, however deep: `source()` skips what it wraps.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut error = error;
+    loop {
+        if let Some(tls) = error.downcast_ref() {
+            return Some(tls);
+        }
+        error = error.downcast_ref::<std::io::Error>()?.get_ref()?;
     }
 }
 
@@ -255,6 +238,14 @@ mod tests {
         })
         .unwrap();
         assert_eq!(base.as_str(), "https://10.0.0.1:8200/x");
+    }
+
+    #[test]
+    fn a_tls_error_is_found_inside_of_io_errors() {
+        let tls = rustls::Error::DecryptError;
+        let wrapped = std::io::Error::other(std::io::Error::other(tls));
+        assert_eq!(tls_error(&wrapped), Some(&rustls::Error::DecryptError));
+        assert_eq!(tls_error(&std::io::Error::other("x")), None);
     }
 
     #[test]

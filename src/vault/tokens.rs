@@ -63,11 +63,7 @@ pub struct TokenInfo {
 /// Looks up the token itself. Denied where its policies hold neither `default` nor a rule for it.
 pub async fn lookup_self(caller: &Caller) -> Result<TokenInfo, Error> {
     let operation = Operation::new("lookup_self", "looking up our Vault token");
-    caller
-        .send(&operation, &LookupTokenSelfRequest {})
-        .await?
-        .existing()?
-        .data()
+    caller.send(&operation, &LookupTokenSelfRequest {}).await?.existing()?.data()
 }
 
 /// Renews the token itself; `None` asks for what its role gives.
@@ -75,9 +71,8 @@ pub async fn lookup_self(caller: &Caller) -> Result<TokenInfo, Error> {
 /// Any refusal (4xx, 5xx with a text of Vault) means: log in again. A loop of renewals cures nothing.
 pub async fn renew_self(caller: &Caller, increment: Option<Duration>) -> Result<Login, Error> {
     let operation = Operation::new("renew_self", "renewing our Vault token");
-    let endpoint = RenewTokenSelfRequest {
-        increment: increment.map(|time| format!("{}s", time.as_secs())),
-    };
+    let endpoint =
+        RenewTokenSelfRequest { increment: increment.map(|time| format!("{}s", time.as_secs())) };
     let answer = caller.send(&operation, &endpoint).await?.existing()?;
     let auth = answer.auth()?;
     auth.login().map_err(|cause| answer.failed(cause))
@@ -87,11 +82,7 @@ pub async fn renew_self(caller: &Caller, increment: Option<Duration>) -> Result<
 pub async fn revoke_self(caller: &Caller) -> Result<(), Error> {
     let operation = Operation::new("revoke_self", "revoking our Vault token");
     caller.release_last_use();
-    caller
-        .send(&operation, &RevokeTokenSelfRequest {})
-        .await?
-        .existing()
-        .map(drop)
+    caller.send(&operation, &RevokeTokenSelfRequest {}).await?.existing().map(drop)
 }
 
 #[cfg(test)]

@@ -67,9 +67,7 @@ fn go_duration(text: &str) -> Option<u64> {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let number: f64 = rest[..digits].parse().ok()?;
         rest = &rest[digits..];
-        let end = rest
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
         total += number
             * match &rest[..end] {
                 "d" => 86_400.0,
@@ -84,11 +82,7 @@ fn go_duration(text: &str) -> Option<u64> {
         rest = &rest[end..];
     }
     // The values are durations of tokens, far below 2^53 seconds.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "see above"
-    )]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
     let whole = total as u64;
     Some(whole)
 }
@@ -114,10 +108,7 @@ pub(crate) fn time<'de, D: Deserializer<'de>>(
 ) -> Result<Option<Timestamp>, D::Error> {
     match Option::<String>::deserialize(deserializer)?.as_deref() {
         None | Some("") => Ok(None),
-        Some(text) => text
-            .parse()
-            .map(Some)
-            .map_err(|_| D::Error::custom("not a time")),
+        Some(text) => text.parse().map(Some).map_err(|_| D::Error::custom("not a time")),
     }
 }
 
@@ -158,11 +149,7 @@ mod tests {
             ("\"\"", 0),
             ("-1", 0),
         ] {
-            assert_eq!(
-                sample(&format!("{{\"seconds\":{text}}}")).seconds,
-                expected,
-                "{text}"
-            );
+            assert_eq!(sample(&format!("{{\"seconds\":{text}}}")).seconds, expected, "{text}");
         }
         assert!(serde_json::from_str::<Sample>(r#"{"seconds":"soon"}"#).is_err());
     }
@@ -170,9 +157,7 @@ mod tests {
     #[test]
     fn an_empty_time_is_none() {
         assert_eq!(sample(r#"{"time":""}"#).time, None);
-        let time = sample(r#"{"time":"2026-11-21T03:00:00.123456789Z"}"#)
-            .time
-            .unwrap();
+        let time = sample(r#"{"time":"2026-11-21T03:00:00.123456789Z"}"#).time.unwrap();
         assert_eq!(time.as_second(), 1_795_230_000);
     }
 }

@@ -39,10 +39,7 @@ pub(super) struct Certificate<'a> {
 impl<'a> Certificate<'a> {
     /// Parses a certificate; every byte has to belong to it.
     pub(super) fn parse(found: &'a FoundCertificate) -> Result<Self, Refusal> {
-        let malformed = |problem| Refusal::Malformed {
-            field: found.field().clone(),
-            problem,
-        };
+        let malformed = |problem| Refusal::Malformed { field: found.field().clone(), problem };
         let broken = || malformed("holds a certificate that cannot be parsed: store it again");
         let (rest, x509) = X509Certificate::from_der(&found.der).map_err(|_| broken())?;
         if !rest.is_empty() || x509.tbs_certificate.signature != x509.signature_algorithm {
@@ -128,11 +125,7 @@ impl<'a> Certificate<'a> {
         let key = &*self.x509.public_key().subject_public_key.data;
         let signed = other.x509.tbs_certificate.as_ref();
         let signature = &*other.x509.signature_value.data;
-        Some(
-            UnparsedPublicKey::new(algorithm, key)
-                .verify(signed, signature)
-                .is_ok(),
-        )
+        Some(UnparsedPublicKey::new(algorithm, key).verify(signed, signature).is_ok())
     }
 
     /// The algorithm with which this certificate's key would have signed `other`.
@@ -250,12 +243,7 @@ impl<'a> Certificate<'a> {
     pub(super) fn hosts(&self) -> Vec<String> {
         let names = self.x509.subject_alternative_name().ok().flatten();
         names.map_or_else(Vec::new, |names| {
-            names
-                .value
-                .general_names
-                .iter()
-                .filter_map(name::host)
-                .collect()
+            names.value.general_names.iter().filter_map(name::host).collect()
         })
     }
 }

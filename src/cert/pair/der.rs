@@ -39,9 +39,7 @@ pub(in crate::cert) fn first(input: &[u8]) -> Option<(Element<'_>, &[u8])> {
         0..=0x7f => (usize::from(length), rest),
         0x81..=0x83 => {
             let (octets, rest) = rest.split_at_checked(usize::from(length & 0x7f))?;
-            let length = octets
-                .iter()
-                .fold(0, |sum, &octet| sum << 8 | usize::from(octet));
+            let length = octets.iter().fold(0, |sum, &octet| sum << 8 | usize::from(octet));
             (length, rest)
         }
         // Indefinite lengths are BER; four octets are more than any cap allows.
@@ -53,9 +51,7 @@ pub(in crate::cert) fn first(input: &[u8]) -> Option<(Element<'_>, &[u8])> {
 
 /// The one element that `input` is; `None` if bytes are left over.
 pub(in crate::cert) fn only(input: &[u8]) -> Option<Element<'_>> {
-    first(input)
-        .filter(|(_, rest)| rest.is_empty())
-        .map(|(element, _)| element)
+    first(input).filter(|(_, rest)| rest.is_empty()).map(|(element, _)| element)
 }
 
 /// The elements of a constructed body.
@@ -74,17 +70,11 @@ pub(in crate::cert) enum Outline<'a> {
     /// `Certificate`; requests and revocation lists look the same from here.
     Certificate,
     /// PKCS#8 `PrivateKeyInfo`: the elements of its algorithm, and the inner key.
-    Pkcs8 {
-        algorithm: Vec<Element<'a>>,
-        inner: &'a [u8],
-    },
+    Pkcs8 { algorithm: Vec<Element<'a>>, inner: &'a [u8] },
     /// PKCS#8 `EncryptedPrivateKeyInfo`.
     EncryptedPkcs8,
     /// PKCS#1 `RSAPrivateKey`: the magnitude of its modulus, and whether it has more than two primes.
-    Pkcs1 {
-        modulus: &'a [u8],
-        multi_prime: bool,
-    },
+    Pkcs1 { modulus: &'a [u8], multi_prime: bool },
     /// SEC1 `ECPrivateKey`: its curve parameters, if it has them.
     Sec1 { parameters: Option<Element<'a>> },
     /// OpenSSL's own form of a DSA key.

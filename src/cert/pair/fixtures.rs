@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair,
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
 
@@ -37,11 +37,7 @@ impl Authority {
     pub(crate) fn root_of(name: &str, key: KeyPair) -> Self {
         let params = ca_params(name);
         let certificate = params.self_signed(&key).expect("a root");
-        Self {
-            params,
-            key,
-            certificate,
-        }
+        Self { params, key, certificate }
     }
 
     /// A CA below this one.
@@ -55,32 +51,27 @@ impl Authority {
         let mut params = ca_params(name);
         params.use_authority_key_identifier_extension = true;
         change(&mut params);
-        let certificate = params
-            .signed_by(&key, &self.issuer())
-            .expect("an intermediate");
-        Self {
-            params,
-            key,
-            certificate,
-        }
+        let certificate = params.signed_by(&key, &self.issuer()).expect("an intermediate");
+        Self { params, key, certificate }
     }
 
     /// A certificate of this authority's name and key, signed by another one.
     pub(crate) fn cross_signed_by(&self, other: &Self) -> String {
-        self.params
-            .signed_by(&self.key, &other.issuer())
-            .expect("a cross-signed CA")
-            .pem()
+        self.params.signed_by(&self.key, &other.issuer()).expect("a cross-signed CA").pem()
     }
 
     /// Its certificate, issued again to end with this year.
     pub(crate) fn renewed_by(&self, other: &Self, year: i32) -> String {
         let mut params = self.params.clone();
         params.not_after = date_time_ymd(year, 12, 31);
-        params
-            .signed_by(&self.key, &other.issuer())
-            .expect("a renewed CA")
-            .pem()
+        params.signed_by(&self.key, &other.issuer()).expect("a renewed CA").pem()
+    }
+
+    /// Its root certificate with another key identifier.
+    pub(crate) fn with_key_id(&self, id: Vec<u8>) -> String {
+        let mut params = self.params.clone();
+        params.key_identifier_method = KeyIdMethod::PreSpecified(id);
+        params.self_signed(&self.key).expect("a root").pem()
     }
 
     /// A leaf with a P-256 key.
@@ -99,10 +90,7 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         change(&mut params);
         let certificate = params.signed_by(key, &self.issuer()).expect("a leaf");
-        Leaf {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-        }
+        Leaf { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
     /// PEM of its certificate.
@@ -121,10 +109,7 @@ pub(crate) fn self_signed(host: &str, change: fn(&mut CertificateParams)) -> Lea
     let mut params = leaf_params(host);
     change(&mut params);
     let certificate = params.self_signed(&key).expect("a leaf");
-    Leaf {
-        certificate: certificate.pem(),
-        key: key.serialize_pem(),
-    }
+    Leaf { certificate: certificate.pem(), key: key.serialize_pem() }
 }
 
 fn ca_params(name: &str) -> CertificateParams {
@@ -147,13 +132,8 @@ fn leaf_params(host: &str) -> CertificateParams {
 
 /// The bytes of a one-block PEM text.
 pub(crate) fn der(pem: &str) -> Vec<u8> {
-    let body: String = pem
-        .lines()
-        .filter(|line| !line.starts_with("-----"))
-        .collect();
-    base64::engine::general_purpose::STANDARD
-        .decode(body)
-        .expect("base64")
+    let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    base64::engine::general_purpose::STANDARD.decode(body).expect("base64")
 }
 
 /// The PKCS#1 form of a PKCS#8 RSA key.
@@ -189,10 +169,7 @@ fn inner(key: &str) -> Vec<u8> {
 
 /// A DER sequence of elements.
 pub(crate) fn sequence(parts: &[(u8, &[u8])]) -> Vec<u8> {
-    let body: Vec<u8> = parts
-        .iter()
-        .flat_map(|(tag, body)| element(*tag, body))
-        .collect();
+    let body: Vec<u8> = parts.iter().flat_map(|(tag, body)| element(*tag, body)).collect();
     element(der::SEQUENCE, &body)
 }
 

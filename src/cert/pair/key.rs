@@ -5,6 +5,7 @@
 //! from the private part, and a signature made with it must verify under the certificate.
 
 use aws_lc_rs::{
+    encoding::{AsDer as _, PublicKeyX509Der},
     rand::SystemRandom,
     signature::{
         self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair as _, RsaKeyPair,
@@ -40,6 +41,8 @@ pub(super) struct PrivateKey<'a> {
     pub(super) label: &'static str,
     /// The document as it was stored.
     pub(super) der: &'a Redacted<Vec<u8>>,
+    /// The public key, computed from the private part: DER of a `SubjectPublicKeyInfo`.
+    pub(super) public: Vec<u8>,
     signer: Signer,
 }
 
@@ -49,7 +52,18 @@ enum Signer {
     Ed25519(Ed25519KeyPair),
 }
 
-#[derive(Clone, Copy, Eq, PartialEq)]
+impl Signer {
+    fn public(&self) -> Option<Vec<u8>> {
+        let public: Result<PublicKeyX509Der<'_>, _> = match self {
+            Self::Rsa(pair) => pair.public_key().as_der(),
+            Self::Ecdsa(pair, _) => pair.public_key().as_der(),
+            Self::Ed25519(pair) => pair.public_key().as_der(),
+        };
+        public.ok().map(|public| public.as_ref().to_vec())
+    }
+}
+
+#[derive(Clone, Copy)]
 enum Curve {
     P256,
     P384,
@@ -72,14 +86,6 @@ impl Curve {
             Self::P521 => &signature::ECDSA_P521_SHA512_ASN1,
         }
     }
-
-    fn oid(self) -> &'static [u8] {
-        match self {
-            Self::P256 => P256,
-            Self::P384 => P384,
-            Self::P521 => P521,
-        }
-    }
 }
 
 impl<'a> PrivateKey<'a> {
@@ -87,10 +93,8 @@ impl<'a> PrivateKey<'a> {
     pub(super) fn parse(found: &'a FoundKey) -> Result<Self, Refusal> {
         let field = &found.field;
         let document = found.der.expose().as_slice();
-        let refuse = |what: &str| Refusal::UnsupportedKey {
-            field: field.clone(),
-            found: what.into(),
-        };
+        let refuse =
+            |what: &str| Refusal::UnsupportedKey { field: field.clone(), found: what.into() };
         let broken = || Refusal::Malformed {
             field: field.clone(),
             problem: "holds a private key whose parts do not fit together: store it again",
@@ -99,69 +103,34 @@ impl<'a> PrivateKey<'a> {
             Outline::Pkcs8 { algorithm, inner } => {
                 ("PRIVATE KEY", pkcs8(document, &algorithm, inner, &refuse)?)
             }
-            Outline::Pkcs1 {
-                modulus,
-                multi_prime,
-            } => {
+            Outline::Pkcs1 { modulus, multi_prime } => {
                 check_rsa(modulus, multi_prime, &refuse)?;
-                (
-                    "RSA PRIVATE KEY",
-                    RsaKeyPair::from_der(document).ok().map(Signer::Rsa),
-                )
+                ("RSA PRIVATE KEY", RsaKeyPair::from_der(document).ok().map(Signer::Rsa))
             }
             Outline::Sec1 { parameters } => {
                 let curve = curve(parameters, &refuse)?;
                 let pair = EcdsaKeyPair::from_private_key_der(curve.signing(), document);
-                (
-                    "EC PRIVATE KEY",
-                    pair.ok().map(|pair| Signer::Ecdsa(pair, curve)),
-                )
+                ("EC PRIVATE KEY", pair.ok().map(|pair| Signer::Ecdsa(pair, curve)))
             }
             Outline::EncryptedPkcs8 => {
-                return Err(Refusal::EncryptedKey {
-                    field: field.clone(),
-                });
+                return Err(Refusal::EncryptedKey { field: field.clone() });
             }
             Outline::Dsa => return Err(refuse("a DSA key")),
             Outline::Certificate | Outline::Pkcs7 | Outline::Pkcs12 | Outline::Unknown => {
                 let problem =
                     "holds a private key that is not PKCS#8, PKCS#1 or SEC1: export it again";
-                return Err(Refusal::Malformed {
-                    field: field.clone(),
-                    problem,
-                });
+                return Err(Refusal::Malformed { field: field.clone(), problem });
             }
         };
         let signer = signer.ok_or_else(broken)?;
-        Ok(Self {
-            field,
-            label,
-            der: &found.der,
-            signer,
-        })
+        let public = signer.public().ok_or_else(broken)?;
+        Ok(Self { field, label, der: &found.der, public, signer })
     }
 
-    /// The public key, computed from the private part, as a `subjectPublicKey` has it.
-    pub(super) fn public(&self) -> &[u8] {
-        match &self.signer {
-            Signer::Rsa(pair) => pair.public_key().as_ref(),
-            Signer::Ecdsa(pair, _) => pair.public_key().as_ref(),
-            Signer::Ed25519(pair) => pair.public_key().as_ref(),
-        }
-    }
-
-    /// Whether a certificate says to have this key.
+    /// Whether a certificate has this key: its whole `SubjectPublicKeyInfo`, as TLS libraries
+    /// compare it.
     pub(super) fn is_of(&self, spki: &SubjectPublicKeyInfo<'_>) -> bool {
-        let algorithm = spki.algorithm.algorithm.as_bytes();
-        let same_kind = match &self.signer {
-            Signer::Rsa(_) => algorithm == RSA,
-            Signer::Ed25519(_) => algorithm == ED25519,
-            Signer::Ecdsa(_, curve) => {
-                let parameters = spki.algorithm.parameters.as_ref();
-                algorithm == EC && parameters.is_some_and(|any| any.as_bytes() == curve.oid())
-            }
-        };
-        same_kind && *spki.subject_public_key.data == *self.public()
+        spki.raw == self.public
     }
 
     /// Whether a signature made with this key verifies under the certificate's public key.
@@ -171,24 +140,15 @@ impl<'a> PrivateKey<'a> {
             Signer::Rsa(pair) => {
                 let mut signed = vec![0; pair.public_modulus_len()];
                 let made = pair.sign(&signature::RSA_PSS_SHA256, &random, CHALLENGE, &mut signed);
-                (
-                    made.ok().map(|()| signed),
-                    &signature::RSA_PSS_2048_8192_SHA256,
-                )
+                (made.ok().map(|()| signed), &signature::RSA_PSS_2048_8192_SHA256)
             }
             Signer::Ecdsa(pair, curve) => {
                 let made = pair.sign(&random, CHALLENGE).ok();
-                (
-                    made.map(|signed| signed.as_ref().to_vec()),
-                    curve.verification(),
-                )
+                (made.map(|signed| signed.as_ref().to_vec()), curve.verification())
             }
             Signer::Ed25519(pair) => {
                 let made = pair.try_sign(CHALLENGE).ok();
-                (
-                    made.map(|signed| signed.as_ref().to_vec()),
-                    &signature::ED25519,
-                )
+                (made.map(|signed| signed.as_ref().to_vec()), &signature::ED25519)
             }
         };
         signed.is_some_and(|signed| {
@@ -208,11 +168,7 @@ fn pkcs8(
 ) -> Result<Option<Signer>, Refusal> {
     match algorithm.first().map(|oid| oid.body) {
         Some(RSA) => {
-            if let Outline::Pkcs1 {
-                modulus,
-                multi_prime,
-            } = der::outline(inner)
-            {
+            if let Outline::Pkcs1 { modulus, multi_prime } = der::outline(inner) {
                 check_rsa(modulus, multi_prime, refuse)?;
             }
             Ok(RsaKeyPair::from_pkcs8(document).ok().map(Signer::Rsa))
@@ -222,9 +178,9 @@ fn pkcs8(
             let pair = EcdsaKeyPair::from_pkcs8(curve.signing(), document);
             Ok(pair.ok().map(|pair| Signer::Ecdsa(pair, curve)))
         }
-        Some(ED25519) => Ok(Ed25519KeyPair::from_pkcs8_maybe_unchecked(document)
-            .ok()
-            .map(Signer::Ed25519)),
+        Some(ED25519) => {
+            Ok(Ed25519KeyPair::from_pkcs8_maybe_unchecked(document).ok().map(Signer::Ed25519))
+        }
         Some(RSA_PSS) => Err(refuse("a key restricted to RSA-PSS")),
         Some(b"\x2a\x86\x48\xce\x38\x04\x01") => Err(refuse("a DSA key")),
         Some(b"\x2a\x86\x48\x86\xf7\x0d\x01\x03\x01") => Err(refuse("a Diffie-Hellman key")),
@@ -247,9 +203,7 @@ fn check_rsa(
     if multi_prime {
         return Err(refuse("a multi-prime RSA key"));
     }
-    let top = modulus
-        .first()
-        .map_or(0, |octet| octet.leading_zeros() as usize);
+    let top = modulus.first().map_or(0, |octet| octet.leading_zeros() as usize);
     match modulus.len() * 8 - top {
         2048..=8192 => Ok(()),
         bits => Err(refuse(&format!("an RSA key of {bits} bits"))),
@@ -262,10 +216,7 @@ fn curve(
     refuse: &dyn Fn(&str) -> Refusal,
 ) -> Result<Curve, Refusal> {
     match parameters {
-        Some(Element {
-            tag: der::OID,
-            body,
-        }) => match body {
+        Some(Element { tag: der::OID, body }) => match body {
             P256 => Ok(Curve::P256),
             P384 => Ok(Curve::P384),
             P521 => Ok(Curve::P521),

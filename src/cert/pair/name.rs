@@ -56,8 +56,7 @@ pub(super) fn host(name: &GeneralName<'_>) -> Option<String> {
     match name {
         GeneralName::DNSName(name) => {
             let mut text = String::new();
-            name.chars()
-                .for_each(|character| push(&mut text, character));
+            name.chars().for_each(|character| push(&mut text, character));
             Some(cut(text))
         }
         GeneralName::IPAddress(octets) => {

@@ -36,10 +36,7 @@ pub(in crate::cert) struct Block {
 
 /// The blocks of a text, in its order.
 pub(in crate::cert) fn blocks(field: &Field, text: &str) -> Result<Vec<Block>, Refusal> {
-    let malformed = |problem| Refusal::Malformed {
-        field: field.clone(),
-        problem,
-    };
+    let malformed = |problem| Refusal::Malformed { field: field.clone(), problem };
     // `cat a.pem b.pem`, where the first has no line break at its end.
     let text = Zeroizing::new(text.replace("----------BEGIN ", "-----\n-----BEGIN "));
     let mut blocks = Vec::new();
@@ -47,26 +44,18 @@ pub(in crate::cert) fn blocks(field: &Field, text: &str) -> Result<Vec<Block>, R
     for line in text.split(['\n', '\r']).map(str::trim) {
         if let Some(label) = boundary(line, "-----BEGIN ") {
             if open.is_some() {
-                return Err(malformed(
-                    "has a PEM block without its END line: store it whole",
-                ));
+                return Err(malformed("has a PEM block without its END line: store it whole"));
             }
             if blocks.len() == BLOCKS {
                 let what = "too many PEM blocks";
-                return Err(Refusal::TooLarge {
-                    field: field.clone(),
-                    what,
-                    limit: "24",
-                });
+                return Err(Refusal::TooLarge { field: field.clone(), what, limit: "24" });
             }
             // Never reallocated, so that no copy of a key is left behind on the heap.
             let body = Zeroizing::new(String::with_capacity(limit_of(label).0));
             open = Some((label.to_owned(), body));
         } else if let Some(label) = boundary(line, "-----END ") {
             let Some((opened, body)) = open.take() else {
-                return Err(malformed(
-                    "has a PEM block without its BEGIN line: store it whole",
-                ));
+                return Err(malformed("has a PEM block without its BEGIN line: store it whole"));
             };
             if opened != label {
                 return Err(malformed("has a PEM block with two labels: store it again"));
@@ -74,39 +63,26 @@ pub(in crate::cert) fn blocks(field: &Field, text: &str) -> Result<Vec<Block>, R
             let der = BASE64
                 .decode(body.as_bytes())
                 .map_err(|_| malformed("has a PEM block that is not base64: store it again"))?;
-            blocks.push(Block {
-                label: opened,
-                der: Zeroizing::new(der),
-            });
+            blocks.push(Block { label: opened, der: Zeroizing::new(der) });
         } else if line.contains("-----BEGIN ") || line.contains("-----END ") {
-            return Err(malformed(
-                "has PEM without its line breaks: store the file as it is",
-            ));
+            return Err(malformed("has PEM without its line breaks: store the file as it is"));
         } else if let Some((label, body)) = &mut open {
             if let Some((_, value)) = line.split_once(':') {
                 // RFC 1421 headers, as old OpenSSL writes them over an encrypted key.
                 if value.contains("ENCRYPTED") {
-                    return Err(Refusal::EncryptedKey {
-                        field: field.clone(),
-                    });
+                    return Err(Refusal::EncryptedKey { field: field.clone() });
                 }
                 continue;
             }
             let (bytes, limit, what) = limit_of(label);
             if body.len() + line.len() > bytes {
-                return Err(Refusal::TooLarge {
-                    field: field.clone(),
-                    what,
-                    limit,
-                });
+                return Err(Refusal::TooLarge { field: field.clone(), what, limit });
             }
             body.push_str(line);
         }
     }
     match open {
-        Some(_) => Err(malformed(
-            "has a PEM block without its END line: store it whole",
-        )),
+        Some(_) => Err(malformed("has a PEM block without its END line: store it whole")),
         None => Ok(blocks),
     }
 }
@@ -122,11 +98,7 @@ fn limit_of(label: &str) -> (usize, &'static str, &'static str) {
     if label.contains("PRIVATE KEY") {
         (KEY_BYTES, "13,000 bytes", "a private key that is too large")
     } else {
-        (
-            CERTIFICATE_BYTES,
-            "36,500 bytes",
-            "a certificate that is too large",
-        )
+        (CERTIFICATE_BYTES, "36,500 bytes", "a certificate that is too large")
     }
 }
 

@@ -97,7 +97,7 @@ pub enum Refusal {
         limit: &'static str,
     },
     /// Two candidates that contradict each other.
-    #[error("fields {first} and {second} hold different {what}: keep the pair that is meant")]
+    #[error("{} different {what}: keep the pair that is meant", holders(first, second))]
     Ambiguous {
         /// `leaf certificates` or `private keys`.
         what: &'static str,
@@ -155,6 +155,14 @@ pub enum Refusal {
     },
 }
 
+fn holders(first: &Field, second: &Field) -> String {
+    if first == second {
+        format!("field {first} holds")
+    } else {
+        format!("fields {first} and {second} hold")
+    }
+}
+
 impl Fault for Refusal {
     fn reason(&self) -> &'static str {
         match self {
@@ -207,28 +215,11 @@ mod tests {
     fn every_message_fits_in_256_bytes() {
         let field = || Field::new(&"\u{10ffff}".repeat(500));
         let refusals = [
-            Refusal::Ambiguous {
-                what: "leaf certificates",
-                first: field(),
-                second: field(),
-            },
-            Refusal::KeyMismatch {
-                key: field(),
-                certificate: field(),
-            },
-            Refusal::UnsupportedKey {
-                field: field(),
-                found: "x".repeat(80),
-            },
-            Refusal::UnsupportedFormat {
-                field: field(),
-                format: "x".repeat(80),
-            },
-            Refusal::Expired {
-                what: "intermediate",
-                field: field(),
-                not_after: Timestamp::MAX,
-            },
+            Refusal::Ambiguous { what: "leaf certificates", first: field(), second: field() },
+            Refusal::KeyMismatch { key: field(), certificate: field() },
+            Refusal::UnsupportedKey { field: field(), found: "x".repeat(80) },
+            Refusal::UnsupportedFormat { field: field(), format: "x".repeat(80) },
+            Refusal::Expired { what: "intermediate", field: field(), not_after: Timestamp::MAX },
             Refusal::NotYetValid {
                 what: "intermediate",
                 field: field(),

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 use rcgen::{
-    BasicConstraints, DnType, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384,
+    BasicConstraints, DnType, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384,
     PKCS_ECDSA_P521_SHA512, PKCS_ED25519, PKCS_RSA_SHA256, PublicKeyData as _, SanType,
     SerialNumber, date_time_ymd,
 };
@@ -17,10 +17,7 @@ use crate::{
 };
 
 fn rules() -> Rules {
-    Rules {
-        clock: Clock::Trusted(now()),
-        allow_ca_leaf: false,
-    }
+    Rules { clock: Clock::Trusted(now()), allow_ca_leaf: false }
 }
 
 fn pair_under(fields: &Value, rules: &Rules) -> Result<Pair, Refusal> {
@@ -49,67 +46,41 @@ fn a_pair_tells_the_facts_of_its_leaf() {
     let root = Authority::root("Root");
     let leaf = root.issue_with("web.example.com", &KeyPair::generate().unwrap(), |params| {
         params.serial_number = Some(SerialNumber::from_slice(&[0xab, 0x00, 0x0c]));
-        params
-            .subject_alt_names
-            .push(SanType::IpAddress("192.0.2.7".parse().unwrap()));
-        params
-            .subject_alt_names
-            .push(SanType::IpAddress("2001:db8::1".parse().unwrap()));
+        params.subject_alt_names.push(SanType::IpAddress("192.0.2.7".parse().unwrap()));
+        params.subject_alt_names.push(SanType::IpAddress("2001:db8::1".parse().unwrap()));
     });
     let pair = pair(json!({"tls.crt": leaf.certificate, "tls.key": leaf.key})).unwrap();
     assert_eq!(pair.serial, "ab000c");
     assert_eq!(pair.issuer, "CN=Root");
     assert_eq!(pair.subject, "CN=web.example.com");
-    assert_eq!(
-        pair.dns_names,
-        ["web.example.com", "192.0.2.7", "2001:db8::1"]
-    );
+    assert_eq!(pair.dns_names, ["web.example.com", "192.0.2.7", "2001:db8::1"]);
     assert_eq!(pair.not_before.to_string(), "2029-01-01T00:00:00Z");
     assert_eq!(pair.not_after.to_string(), "2031-01-01T00:00:00Z");
     assert_eq!(pair.chain_not_after, pair.not_after);
     assert_eq!(pair.sha256.len(), 64);
     assert_eq!(pair.certificate_pem, leaf.certificate.replace("\r\n", "\n"));
     assert_eq!(*pair.key_pem.expose(), leaf.key.replace("\r\n", "\n"));
-    assert_eq!(
-        (pair.ca_pem, pair.unrelated, pair.notes),
-        (None, 0, Vec::new())
-    );
+    assert_eq!((pair.ca_pem, pair.unrelated, pair.notes), (None, 0, Vec::new()));
 }
 
 #[test]
 fn keys_of_every_supported_kind_are_proven() {
     let root = Authority::root("Root");
-    let kinds = [
-        &PKCS_ECDSA_P384_SHA384,
-        &PKCS_ECDSA_P521_SHA512,
-        &PKCS_ED25519,
-        &PKCS_RSA_SHA256,
-    ];
+    let kinds = [&PKCS_ECDSA_P384_SHA384, &PKCS_ECDSA_P521_SHA512, &PKCS_ED25519, &PKCS_RSA_SHA256];
     for kind in kinds {
         let leaf = root.issue_with("x", &KeyPair::generate_for(kind).unwrap(), |_| ());
         let pair = pair(json!({"tls.crt": leaf.certificate, "tls.key": leaf.key})).unwrap();
-        assert!(
-            pair.key_pem
-                .expose()
-                .starts_with("-----BEGIN PRIVATE KEY-----\n")
-        );
-        assert!(is_one(&pair));
+        assert!(pair.key_pem.expose().starts_with("-----BEGIN PRIVATE KEY-----\n"));
+        assert_eq!(verdict(&pair), Ok(()));
     }
 }
 
 #[test]
 fn a_key_keeps_its_encoding() {
     let root = Authority::root("Root");
-    let rsa = root.issue_with(
-        "x",
-        &KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap(),
-        |_| (),
-    );
+    let rsa = root.issue_with("x", &KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap(), |_| ());
     let ec = root.issue("x");
-    for (leaf, key) in [
-        (&rsa, fixtures::pkcs1(&rsa.key)),
-        (&ec, fixtures::sec1(&ec.key)),
-    ] {
+    for (leaf, key) in [(&rsa, fixtures::pkcs1(&rsa.key)), (&ec, fixtures::sec1(&ec.key))] {
         let stored = pair(json!({"cert": leaf.certificate, "key": key})).unwrap();
         assert_eq!(*stored.key_pem.expose(), key);
         // The other encoding beside it is the same key, and the field that is believed first wins.
@@ -145,10 +116,7 @@ fn the_answer_of_pki_issue_is_a_pair_with_its_ca() {
     let pair = pair(answer).unwrap();
     let served = format!("{}{}", leaf.certificate, intermediate.certificate());
     assert_eq!(pair.certificate_pem, served.replace("\r\n", "\n"));
-    assert_eq!(
-        pair.ca_pem,
-        Some(intermediate.certificate().replace("\r\n", "\n"))
-    );
+    assert_eq!(pair.ca_pem, Some(intermediate.certificate().replace("\r\n", "\n")));
     assert_eq!(pair.notes, Vec::<String>::new());
 }
 
@@ -172,28 +140,17 @@ fn a_chain_in_any_order_is_served_from_the_leaf_up_without_root_or_duplicates() 
     let upper = root.intermediate("Upper");
     let lower = upper.intermediate("Lower");
     let leaf = lower.issue("x");
-    let expected = [
-        &leaf.certificate,
-        &lower.certificate(),
-        &upper.certificate(),
-    ];
+    let expected = [&leaf.certificate, &lower.certificate(), &upper.certificate()];
     let expected = expected.map(|pem| pem.replace("\r\n", "\n")).concat();
-    let parts = [
-        root.certificate(),
-        upper.certificate(),
-        leaf.certificate.clone(),
-        lower.certificate(),
-    ];
+    let parts =
+        [root.certificate(), upper.certificate(), leaf.certificate.clone(), lower.certificate()];
     for turn in 0..4 {
         let mut parts = parts.clone();
         parts.rotate_left(turn);
         let text = format!("{}{}", parts.concat(), parts[0]);
         let pair = pair(json!({"tls.crt": text, "tls.key": leaf.key})).unwrap();
         assert_eq!(pair.certificate_pem, expected);
-        assert_eq!(
-            (pair.ca_pem, pair.unrelated, pair.notes),
-            (None, 0, Vec::new())
-        );
+        assert_eq!((pair.ca_pem, pair.unrelated, pair.notes), (None, 0, Vec::new()));
     }
 }
 
@@ -204,10 +161,7 @@ fn a_ca_is_only_trusted_from_a_ca_field_and_if_it_verifies_the_chain() {
     let with =
         |ca: String| pair(json!({"tls.crt": bundle, "tls.key": leaf.key, "ca.crt": ca})).unwrap();
     let trusted = with(root.certificate());
-    assert_eq!(
-        trusted.ca_pem,
-        Some(root.certificate().replace("\r\n", "\n"))
-    );
+    assert_eq!(trusted.ca_pem, Some(root.certificate().replace("\r\n", "\n")));
     assert_eq!(trusted.notes, Vec::<String>::new());
     // Same name, another key.
     let stranger = with(Authority::root("Root").certificate());
@@ -216,6 +170,32 @@ fn a_ca_is_only_trusted_from_a_ca_field_and_if_it_verifies_the_chain() {
     assert!(stranger.notes[0].starts_with("CN=Root in field `ca.crt` not in ca.crt"));
     // Not a CA at all.
     assert_eq!(with(leaf.certificate.clone()).ca_pem, None);
+}
+
+#[test]
+fn a_ca_has_to_have_signed_and_not_only_be_called_so() {
+    // One name and one key identifier, two keys.
+    let same = |params: &mut rcgen::CertificateParams| {
+        params.key_identifier_method = KeyIdMethod::PreSpecified(vec![7; 20]);
+    };
+    let root = Authority::root("Root");
+    let (issuer, stranger) =
+        (root.intermediate_with("CA", same), root.intermediate_with("CA", same));
+    let leaf = issuer.issue("x");
+    let fields =
+        json!({"tls.crt": leaf.certificate, "tls.key": leaf.key, "chain": stranger.certificate()});
+    let pair = pair(fields).unwrap();
+    assert_eq!(pair.certificate_pem.matches("BEGIN").count(), 1);
+    assert_eq!(pair.unrelated, 1);
+}
+
+#[test]
+fn a_ca_with_another_key_identifier_is_not_the_issuer() {
+    let root = Authority::root("Root");
+    let leaf = root.issue("x");
+    let renamed = root.with_key_id(vec![7; 20]);
+    let fields = json!({"tls.crt": leaf.certificate, "tls.key": leaf.key, "ca.crt": renamed});
+    assert_eq!(pair(fields).unwrap().ca_pem, None);
 }
 
 #[test]
@@ -256,12 +236,8 @@ fn a_certificate_that_may_not_sign_is_no_intermediate() {
 fn authorities_that_signed_each_other_end_the_chain() {
     let (one, two) = (Authority::root("One"), Authority::root("Two"));
     let leaf = one.issue("x");
-    let bundle = format!(
-        "{}{}{}",
-        leaf.certificate,
-        one.cross_signed_by(&two),
-        two.cross_signed_by(&one)
-    );
+    let bundle =
+        format!("{}{}{}", leaf.certificate, one.cross_signed_by(&two), two.cross_signed_by(&one));
     let pair = pair(json!({"tls.crt": bundle, "tls.key": leaf.key})).unwrap();
     assert_eq!(pair.certificate_pem.matches("BEGIN").count(), 3);
 }
@@ -269,21 +245,15 @@ fn authorities_that_signed_each_other_end_the_chain() {
 #[test]
 fn a_renewed_intermediate_is_served_instead_of_the_one_it_renews() {
     let (root, intermediate, leaf) = three_tiers();
-    let (expired, renewed) = (
-        intermediate.renewed_by(&root, 2029),
-        intermediate.renewed_by(&root, 2041),
-    );
+    let (expired, renewed) =
+        (intermediate.renewed_by(&root, 2029), intermediate.renewed_by(&root, 2041));
     for chain in [[&expired, &renewed], [&renewed, &expired]] {
         let fields = json!({"tls.crt": leaf.certificate, "tls.key": leaf.key, "chain": chain});
         let pair = pair(fields).unwrap();
         let expected = format!("{}{renewed}", leaf.certificate).replace("\r\n", "\n");
         assert_eq!(pair.certificate_pem, expected);
         assert_eq!(pair.unrelated, 0);
-        assert!(
-            pair.notes[0].ends_with("of the same CA that lasts longer"),
-            "{:?}",
-            pair.notes
-        );
+        assert!(pair.notes[0].ends_with("of the same CA that lasts longer"), "{:?}", pair.notes);
     }
 }
 
@@ -292,10 +262,7 @@ fn the_chain_ends_with_whichever_certificate_ends_first() {
     let (root, intermediate, leaf) = three_tiers();
     let chain = intermediate.renewed_by(&root, 2030);
     let pair = pair(json!({"tls.crt": leaf.certificate, "tls.key": leaf.key, "chain": chain}));
-    assert_eq!(
-        pair.unwrap().chain_not_after.to_string(),
-        "2030-12-31T00:00:00Z"
-    );
+    assert_eq!(pair.unwrap().chain_not_after.to_string(), "2030-12-31T00:00:00Z");
 }
 
 #[test]
@@ -345,25 +312,12 @@ fn an_expired_intermediate_is_as_bad_as_an_expired_leaf() {
 fn a_suspended_clock_judges_no_dates() {
     let root = Authority::root("Root");
     let key = KeyPair::generate().unwrap();
-    let expired = root.issue_with("x", &key, |params| {
-        params.not_after = date_time_ymd(2029, 6, 1)
-    });
-    let early = root.issue_with("x", &key, |params| {
-        params.not_before = date_time_ymd(2030, 6, 1)
-    });
+    let expired = root.issue_with("x", &key, |params| params.not_after = date_time_ymd(2029, 6, 1));
+    let early = root.issue_with("x", &key, |params| params.not_before = date_time_ymd(2030, 6, 1));
     for leaf in [expired, early] {
         let fields = json!({"tls.crt": leaf.certificate, "tls.key": leaf.key});
         assert!(pair_under(&fields, &rules()).is_err());
-        assert!(
-            pair_under(
-                &fields,
-                &Rules {
-                    clock: Clock::Suspended,
-                    ..rules()
-                }
-            )
-            .is_ok()
-        );
+        assert!(pair_under(&fields, &Rules { clock: Clock::Suspended, ..rules() }).is_ok());
     }
 }
 
@@ -384,6 +338,21 @@ fn a_key_of_another_certificate_is_a_mismatch() {
     let refusal = pair(json!({"tls.crt": leaf.certificate, "tls.key": other.key})).unwrap_err();
     assert_eq!(refusal.reason(), "KeyMismatch");
     assert!(refusal.to_string().contains("`tls.key`") && refusal.to_string().contains("`tls.crt`"));
+    // That the key's certificate is to be trusted does not make it the leaf.
+    let fields =
+        json!({"tls.crt": leaf.certificate, "tls.key": other.key, "ca.crt": other.certificate});
+    assert_eq!(reason(fields), "KeyMismatch");
+}
+
+#[test]
+fn a_leaf_whose_key_is_only_nearly_that_of_the_key_is_a_mismatch() {
+    let leaf = Authority::root("Root").issue("x");
+    let mut document = fixtures::der(&leaf.certificate);
+    let curve = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
+    let at = document.windows(10).position(|window| window == curve).unwrap();
+    document[at] = der::OCTET_STRING;
+    let certificate = pem::encode("CERTIFICATE", &document);
+    assert_eq!(reason(json!({"tls.crt": *certificate, "tls.key": leaf.key})), "KeyMismatch");
 }
 
 #[test]
@@ -398,28 +367,25 @@ fn a_key_that_claims_the_public_key_of_another_is_refused() {
         .expect("a PKCS#8 document that holds its public key");
     document[at..at + theirs.der_bytes().len()].copy_from_slice(theirs.der_bytes());
     let key = pem::encode("PRIVATE KEY", &document);
-    assert_eq!(
-        reason(json!({"tls.crt": leaf.certificate, "tls.key": *key})),
-        "Malformed"
-    );
+    assert_eq!(reason(json!({"tls.crt": leaf.certificate, "tls.key": *key})), "Malformed");
 }
 
 #[test]
 fn two_leaves_of_one_key_are_ambiguous() {
     let root = Authority::root("Root");
     let key = KeyPair::generate().unwrap();
-    let (one, two) = (
-        root.issue_with("x", &key, |_| ()),
-        root.issue_with("x", &key, |_| ()),
-    );
+    let (one, two) = (root.issue_with("x", &key, |_| ()), root.issue_with("x", &key, |_| ()));
     let fields = json!({"tls.crt": one.certificate, "cert": two.certificate, "tls.key": one.key});
     let refusal = pair(fields).unwrap_err();
     assert_eq!(refusal.reason(), "Ambiguous");
-    assert!(
-        refusal
-            .to_string()
-            .starts_with("fields `tls.crt` and `cert` hold different leaf")
-    );
+    let said = "fields `tls.crt` and `cert` hold different leaf certificates";
+    assert!(refusal.to_string().starts_with(said), "{refusal}");
+    // In one field, neither of them can be meant more than the other.
+    let both = format!("{}{}", one.certificate, two.certificate);
+    let refusal = pair(json!({"tls.crt": both, "tls.key": one.key})).unwrap_err();
+    assert_eq!(refusal.reason(), "Ambiguous");
+    let said = "field `tls.crt` holds different leaf certificates";
+    assert!(refusal.to_string().starts_with(said), "{refusal}");
 }
 
 #[test]
@@ -431,10 +397,7 @@ fn two_certificate_fields_about_different_leaves_are_ambiguous() {
     let refusal = pair(fields).unwrap_err();
     assert_eq!(refusal.reason(), "Ambiguous");
     let text = refusal.to_string();
-    assert!(
-        text.contains("`tls.crt`") && text.contains("`cert.pem`"),
-        "{text}"
-    );
+    assert!(text.contains("`tls.crt`") && text.contains("`cert.pem`"), "{text}");
 }
 
 #[test]
@@ -454,22 +417,9 @@ fn a_ca_as_leaf_is_refused_unless_it_is_allowed() {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     });
     let fields = json!({"tls.crt": leaf.certificate, "tls.key": leaf.key});
-    assert_eq!(
-        pair_under(&fields, &rules()).unwrap_err().reason(),
-        "CaLeaf"
-    );
-    let allowed = pair_under(
-        &fields,
-        &Rules {
-            allow_ca_leaf: true,
-            ..rules()
-        },
-    )
-    .unwrap();
-    assert_eq!(
-        allowed.certificate_pem,
-        leaf.certificate.replace("\r\n", "\n")
-    );
+    assert_eq!(pair_under(&fields, &rules()).unwrap_err().reason(), "CaLeaf");
+    let allowed = pair_under(&fields, &Rules { allow_ca_leaf: true, ..rules() }).unwrap();
+    assert_eq!(allowed.certificate_pem, leaf.certificate.replace("\r\n", "\n"));
 }
 
 #[test]
@@ -479,10 +429,7 @@ fn a_self_signed_leaf_is_served_by_itself() {
         json!({"tls.crt": leaf.certificate, "tls.key": leaf.key, "ca.crt": leaf.certificate});
     let pair = pair(fields).unwrap();
     assert_eq!(pair.certificate_pem, leaf.certificate.replace("\r\n", "\n"));
-    assert_eq!(
-        (pair.ca_pem, pair.unrelated, pair.notes.len()),
-        (None, 0, 1)
-    );
+    assert_eq!((pair.ca_pem, pair.unrelated, pair.notes.len()), (None, 0, 1));
 }
 
 #[test]
@@ -508,16 +455,10 @@ fn a_certificate_with_two_signature_algorithms_is_malformed() {
     let leaf = root.issue("x");
     let mut document = fixtures::der(&leaf.certificate);
     let sha256_with_rsa = b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b";
-    let at = document
-        .windows(9)
-        .position(|window| window == sha256_with_rsa)
-        .unwrap();
+    let at = document.windows(9).position(|window| window == sha256_with_rsa).unwrap();
     document[at + 8] = 0x0c;
     let certificate = pem::encode("CERTIFICATE", &document);
-    assert_eq!(
-        reason(json!({"tls.crt": *certificate, "tls.key": leaf.key})),
-        "Malformed"
-    );
+    assert_eq!(reason(json!({"tls.crt": *certificate, "tls.key": leaf.key})), "Malformed");
 }
 
 #[test]
@@ -545,18 +486,12 @@ fn unsupported_keys_are_refused_by_name() {
     let cases = [
         (rsa(zero, &[0x7f; 128]), "an RSA key of 1023 bits"),
         (rsa(&[1], &[0x7f; 256]), "a multi-prime RSA key"),
-        (
-            fixtures::sequence(&[(der::INTEGER, number); 6]),
-            "a DSA key",
-        ),
+        (fixtures::sequence(&[(der::INTEGER, number); 6]), "a DSA key"),
         (pkcs8(b"\x2a\x86\x48\xce\x38\x04\x01", &[]), "a DSA key"),
         (pkcs8(b"\x2b\x65\x71", &[]), "an Ed448 key"),
         (pkcs8(b"\x2a\x03", &[]), "a key of an unknown algorithm"),
         (pkcs8(ec, &secp256k1), "an EC key on secp256k1"),
-        (
-            pkcs8(ec, &explicit),
-            "an EC key with explicit curve parameters",
-        ),
+        (pkcs8(ec, &explicit), "an EC key with explicit curve parameters"),
         (pkcs8(ec, &[]), "an EC key that does not name its curve"),
     ];
     for (document, said) in cases {
@@ -570,16 +505,12 @@ fn unsupported_keys_are_refused_by_name() {
 #[test]
 fn names_are_shown_without_what_could_mislead() {
     let leaf = fixtures::self_signed("x", |params| {
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, "A, \"B\"\n\u{202e}C");
+        params.distinguished_name.push(DnType::OrganizationName, "A, \"B\"\n\u{202e}C");
     });
     let pair = pair(json!({"tls.crt": leaf.certificate, "tls.key": leaf.key})).unwrap();
     assert_eq!(pair.subject, r#"O=A\, \"B\"\0a\e2\80\aeC,CN=x"#);
     let leaf = fixtures::self_signed("x", |params| {
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, "\u{1f512}".repeat(999));
+        params.distinguished_name.push(DnType::OrganizationName, "\u{1f512}".repeat(999));
     });
     let pair = super::tests::pair(json!({"tls.crt": leaf.certificate, "tls.key": leaf.key}));
     assert!(pair.unwrap().subject.len() <= 256);
@@ -599,15 +530,13 @@ fn a_delivered_pair_read_again_is_the_same_pair() {
     assert_eq!(again.unwrap(), first);
 }
 
-/// Whether a TLS library agrees that the pair is one.
-fn is_one(pair: &Pair) -> bool {
+/// What a TLS library says to the pair.
+fn verdict(pair: &Pair) -> Result<(), rustls::Error> {
     let certificates: Result<Vec<_>, _> =
         CertificateDer::pem_slice_iter(pair.certificate_pem.as_bytes()).collect();
     let key = PrivateKeyDer::from_pem_slice(pair.key_pem.expose().as_bytes()).expect("a key");
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).expect("a signing key");
-    rustls::sign::CertifiedKey::new(certificates.expect("PEM"), key)
-        .keys_match()
-        .is_ok()
+    rustls::sign::CertifiedKey::new(certificates.expect("PEM"), key).keys_match()
 }
 
 /// A field, the label of its PEM and the bytes in it.
@@ -619,16 +548,8 @@ fn whole_entry() -> (Map<String, Value>, Vec<Part>) {
     let parts = vec![
         ("tls.crt", "CERTIFICATE", fixtures::der(&leaf.certificate)),
         ("tls.key", "PRIVATE KEY", fixtures::der(&leaf.key)),
-        (
-            "key",
-            "EC PRIVATE KEY",
-            fixtures::der(&fixtures::sec1(&leaf.key)),
-        ),
-        (
-            "chain",
-            "CERTIFICATE",
-            fixtures::der(&intermediate.certificate()),
-        ),
+        ("key", "EC PRIVATE KEY", fixtures::der(&fixtures::sec1(&leaf.key))),
+        ("chain", "CERTIFICATE", fixtures::der(&intermediate.certificate())),
         ("ca.crt", "CERTIFICATE", fixtures::der(&root.certificate())),
     ];
     let fields = parts
@@ -642,17 +563,15 @@ fn whole_entry() -> (Map<String, Value>, Vec<Part>) {
 /// short.
 fn judge(fields: Map<String, Value>) {
     let fields = Value::Object(fields);
-    for rules in [
-        rules(),
-        Rules {
-            clock: Clock::Suspended,
-            allow_ca_leaf: true,
-        },
-    ] {
+    for rules in [rules(), Rules { clock: Clock::Suspended, allow_ca_leaf: true }] {
         let first = pair_under(&fields, &rules);
         assert_eq!(pair_under(&fields, &rules), first);
         match first {
-            Ok(pair) => assert!(is_one(&pair)),
+            // A leaf with a changed byte may be one that rustls cannot parse, but never another's.
+            Ok(pair) => match verdict(&pair) {
+                Ok(()) | Err(rustls::Error::InvalidCertificate(_)) => {}
+                Err(error) => panic!("{error}"),
+            },
             Err(refusal) => assert!(refusal.to_string().len() <= 256, "{refusal}"),
         }
     }

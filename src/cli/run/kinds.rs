@@ -1,0 +1,321 @@
+//! Which kinds are watched, which controllers run, and whom a change wakes.
+//!
+//! A controller is woken by a change of what its resources refer to, and only by a change that can
+//! matter to them: a status that says the same again wakes nobody.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use jiff::Timestamp;
+use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{ResourceExt, core::PartialObjectMeta, runtime::reflector::ObjectRef};
+
+use super::{Error, Operator};
+use crate::{
+    aws::identity::Ambient,
+    backend::Backends,
+    cert::{
+        self, Certs, Memory,
+        desired::{backend_name, role_name},
+        identity::Identities,
+        secrets::Secrets,
+    },
+    cli::Controller,
+    connection::Connections,
+    controller::{
+        self,
+        condition::{READY, find},
+        watch::{Event, Kind, Scope, Store, Watched, reference, triggers},
+    },
+    crd::{VaultAwsBackend, VaultAwsRole, VaultCertSync},
+    role::{Roles, Stores},
+    telemetry::Metrics,
+    vault::{Observer, session::Sessions},
+};
+
+/// The tokens this process logged in for.
+pub(super) struct OpenSessions {
+    connections: Arc<Connections>,
+    identities: Option<Arc<Identities>>,
+}
+
+impl OpenSessions {
+    /// Revokes them, within seconds and as far as Vault can be reached.
+    pub(super) async fn give_back(&self) {
+        self.connections.shutdown().await;
+        if let Some(identities) = &self.identities {
+            identities.sessions.shutdown().await;
+        }
+    }
+}
+
+/// Starts the watches and the controllers that were asked for.
+pub(super) async fn compose(operator: &mut Operator) -> Result<OpenSessions, Error> {
+    let observer = Arc::new(Measured(operator.metrics.clone()));
+    let connections = Arc::new(Connections::new(
+        operator.clients.requests.clone(),
+        operator.args.operator_namespace().to_owned(),
+        observer,
+    ));
+    let namespaces = operator.watch(Scope::All, |namespace: &mut PartialObjectMeta<Namespace>| {
+        namespace.metadata.annotations = None;
+    });
+    let backends = operator.watch(Scope::All, |_: &mut VaultAwsBackend| {});
+    if operator.args.runs(Controller::Backend) {
+        backend(operator, &backends, &namespaces, &connections);
+    }
+    let mut identities = None;
+    if operator.args.runs(Controller::Role) || operator.args.runs(Controller::Sync) {
+        let roles = operator.watch(operator.scope(), |_: &mut VaultAwsRole| {});
+        if operator.args.runs(Controller::Role) {
+            role(operator, &roles, &backends, &namespaces, &connections);
+        }
+        if operator.args.runs(Controller::Sync) {
+            let ambient = Ambient::load("us-east-1").await.map_err(Error::Aws)?;
+            let kept = Arc::new(Identities { ambient, sessions: Sessions::new() });
+            sync(operator, &roles, &backends, &namespaces, &connections, &kept);
+            identities = Some(kept);
+        }
+    }
+    Ok(OpenSessions { connections, identities })
+}
+
+type Namespaces = Watched<PartialObjectMeta<Namespace>>;
+
+fn backend(
+    operator: &mut Operator,
+    backends: &Watched<VaultAwsBackend>,
+    namespaces: &Namespaces,
+    connections: &Arc<Connections>,
+) {
+    let reconciler = Arc::new(Backends {
+        namespaces: namespaces.store(),
+        connections: Arc::clone(connections),
+        compared: Mutex::default(),
+    });
+    let (backends, namespaces) = (backends.clone(), namespaces.clone());
+    let shell = operator.shell("backend");
+    operator.spawn(async move {
+        // The default clusterId is the UID of a namespace.
+        namespaces.ready().await;
+        controller::run(reconciler, &backends, stream::pending(), shell).await;
+    });
+}
+
+fn role(
+    operator: &mut Operator,
+    roles: &Watched<VaultAwsRole>,
+    backends: &Watched<VaultAwsBackend>,
+    namespaces: &Namespaces,
+    connections: &Arc<Connections>,
+) {
+    let stores =
+        Stores { backends: backends.store(), roles: roles.store(), namespaces: namespaces.store() };
+    let timeout = operator.args.cleanup_timeout;
+    let reconciler = Arc::new(Roles::new(stores, Arc::clone(connections), timeout));
+    let (roles, backends, namespaces) = (roles.clone(), backends.clone(), namespaces.clone());
+    let shell = operator.shell("role");
+    operator.spawn(async move {
+        listed(&roles, &backends, &namespaces).await;
+        let store = roles.store();
+        let by_backend = triggers(&backends, {
+            let store = store.clone();
+            move |event| {
+                if backend_matters(event) {
+                    named(&store, |role| role.spec.backend_ref.name == event.object.name)
+                } else {
+                    Vec::new()
+                }
+            }
+        });
+        let by_namespace = triggers(&namespaces, {
+            let store = store.clone();
+            move |event| {
+                if labels_changed(event) {
+                    named(&store, |role| role.namespace().as_deref() == Some(&event.object.name))
+                } else {
+                    Vec::new()
+                }
+            }
+        });
+        // Whoever lost a name to a role that is gone may have it now.
+        let by_loss = triggers(&roles, move |event| {
+            if event.is_deletion() {
+                named(&store, |role| {
+                    let status = role.status.as_ref();
+                    let ready = status.and_then(|status| find(&status.conditions, READY));
+                    ready.is_some_and(|ready| ready.reason == "Conflict")
+                })
+            } else {
+                Vec::new()
+            }
+        });
+        let woken = all([by_backend.boxed(), by_namespace.boxed(), by_loss.boxed()]);
+        controller::run(reconciler, &roles, woken, shell).await;
+    });
+}
+
+fn sync(
+    operator: &mut Operator,
+    roles: &Watched<VaultAwsRole>,
+    backends: &Watched<VaultAwsBackend>,
+    namespaces: &Namespaces,
+    connections: &Arc<Connections>,
+    identities: &Arc<Identities>,
+) {
+    let syncs = operator.watch(operator.scope(), |_: &mut VaultCertSync| {});
+    let secrets = Secrets::new(operator.watch(Scope::Namespaces(Vec::new()), cert::secrets::prune));
+    let reconciler = Arc::new(Certs {
+        client: operator.clients.requests.clone(),
+        backends: backends.store(),
+        roles: roles.store(),
+        namespaces: namespaces.store(),
+        secrets: secrets.clone(),
+        connections: Arc::clone(connections),
+        identities: Arc::clone(identities),
+        metrics: operator.metrics.clone(),
+        started: started(),
+        memory: Memory::default(),
+    });
+    let (roles, backends, namespaces) = (roles.clone(), backends.clone(), namespaces.clone());
+    let shell = operator.shell("sync");
+    operator.spawn(async move {
+        listed(&roles, &backends, &namespaces).await;
+        let store = syncs.store();
+        let by_backend = triggers(&backends, {
+            let (store, roles) = (store.clone(), roles.store());
+            move |event| {
+                if backend_matters(event) {
+                    named(&store, |sync| {
+                        let role = role_name(sync)
+                            .and_then(|name| roles.get(sync.namespace().as_deref(), &name));
+                        backend_name(sync, role.as_deref()).as_ref() == Some(&event.object.name)
+                    })
+                } else {
+                    Vec::new()
+                }
+            }
+        });
+        let by_role = triggers(&roles, {
+            let store = store.clone();
+            move |event| {
+                if role_matters(event) {
+                    named(&store, |sync| {
+                        sync.namespace() == event.object.namespace
+                            && role_name(sync).as_ref() == Some(&event.object.name)
+                    })
+                } else {
+                    Vec::new()
+                }
+            }
+        });
+        let by_namespace = triggers(&namespaces, move |event| {
+            if labels_changed(event) {
+                named(&store, |sync| sync.namespace().as_deref() == Some(&event.object.name))
+            } else {
+                Vec::new()
+            }
+        });
+        let woken = all([
+            by_backend.boxed(),
+            by_role.boxed(),
+            by_namespace.boxed(),
+            secrets.triggers().boxed(),
+        ]);
+        controller::run(reconciler, &syncs, woken, shell).await;
+    });
+}
+
+/// Until everything that resources refer to is known: else what is there would be called missing.
+async fn listed(
+    roles: &Watched<VaultAwsRole>,
+    backends: &Watched<VaultAwsBackend>,
+    namespaces: &Namespaces,
+) {
+    tokio::join!(roles.ready(), backends.ready(), namespaces.ready());
+}
+
+fn all<K: Kind, const N: usize>(
+    streams: [BoxStream<'static, ObjectRef<K>>; N],
+) -> impl futures::Stream<Item = ObjectRef<K>> + Send {
+    stream::select_all(streams)
+}
+
+fn named<K: Kind>(store: &Store<K>, matches: impl Fn(&K) -> bool) -> Vec<ObjectRef<K>> {
+    store.select(matches).iter().map(|object| reference(&**object)).collect()
+}
+
+/// Another spec, or another verdict on it.
+fn backend_matters(event: &Event<VaultAwsBackend>) -> bool {
+    let part = |backend: &Option<Arc<VaultAwsBackend>>| {
+        backend.as_ref().map(|backend| {
+            let status = backend.status.as_ref();
+            let ready = status.and_then(|status| verdict(&status.conditions));
+            (
+                backend.uid(),
+                backend.metadata.generation,
+                status.map(|status| status.observed_generation),
+                status.and_then(|status| status.cluster_id.clone()),
+                ready,
+            )
+        })
+    };
+    part(&event.old) != part(&event.new)
+}
+
+/// Another verdict on the role, another name or ID in Vault, or its deletion.
+fn role_matters(event: &Event<VaultAwsRole>) -> bool {
+    let part = |role: &Option<Arc<VaultAwsRole>>| {
+        role.as_ref().map(|role| {
+            let status = role.status.as_ref();
+            (
+                role.uid(),
+                role.metadata.deletion_timestamp.is_some(),
+                status.map(|status| status.observed_generation) == role.metadata.generation,
+                status.and_then(|status| status.vault_role.clone()),
+                status.and_then(|status| status.role_id.clone()),
+                status.and_then(|status| verdict(&status.conditions)),
+            )
+        })
+    };
+    part(&event.old) != part(&event.new)
+}
+
+fn labels_changed(event: &Event<PartialObjectMeta<Namespace>>) -> bool {
+    let labels = |namespace: &Option<Arc<PartialObjectMeta<Namespace>>>| {
+        namespace.as_ref().map(|namespace| namespace.metadata.labels.clone())
+    };
+    labels(&event.old) != labels(&event.new)
+}
+
+fn verdict(conditions: &[Condition]) -> Option<(String, String)> {
+    find(conditions, READY).map(|ready| (ready.status.clone(), ready.reason.clone()))
+}
+
+/// When the process began.
+#[expect(clippy::disallowed_methods, reason = "the clock is asked once, at the start")]
+fn started() -> Timestamp {
+    Timestamp::now()
+}
+
+/// Vault's requests as metrics.
+struct Measured(Metrics);
+
+impl Observer for Measured {
+    fn request(&self, operation: &'static str, result: &'static str, elapsed: Duration) {
+        self.0.vault_request(operation, result, elapsed);
+        if operation.starts_with("login") {
+            self.0.login(result);
+        }
+    }
+
+    fn waited(&self, wait: Duration) {
+        self.0.limiter_waited(wait);
+    }
+}

@@ -1,0 +1,463 @@
+//! What has to change in Vault. Pure, total, ordered and printable: an empty plan means in sync.
+//!
+//! Only fields that we own are compared, and only those that differ are written. That is more than
+//! thrift: Vault takes each `bound_iam_principal_arn` it is sent as a wish to look the unique ID up
+//! again, and would bind to an IAM role that was deleted and re-created under the same name.
+
+use std::{collections::BTreeSet, fmt};
+
+use super::{
+    claim::Removable,
+    desired::{Desired, Names},
+    observe::Observed,
+};
+use crate::vault::aws_auth::{Role, RoleWrite};
+
+/// The steps to what is desired, in their order.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// What is done.
+    pub steps: Vec<Step>,
+    /// Fields of the role that differ and that Vault never changes in an existing role.
+    pub stuck: Vec<&'static str>,
+}
+
+/// One request to Vault.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Creates or replaces a policy.
+    WritePolicy {
+        /// Its name.
+        name: String,
+        /// Its text.
+        text: String,
+    },
+    /// Creates a role, or changes some of its fields.
+    WriteRole {
+        /// Path of the auth mount.
+        mount: String,
+        /// Its name.
+        name: String,
+        /// What is sent; the rest of an existing role stays.
+        fields: Box<RoleWrite>,
+        /// The fields that differed; none if there was no role.
+        changed: Vec<&'static str>,
+    },
+    /// Deletes a role.
+    DeleteRole {
+        /// Path of the auth mount.
+        mount: String,
+        /// Its name.
+        name: String,
+    },
+    /// Deletes a policy.
+    DeletePolicy {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Policy first, role second: a role must never name a policy that is not there, since anybody who
+/// may write policies could then say what it allows.
+pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
+    let mut plan = Plan::default();
+    if observed.policy.as_ref() != Some(&desired.policy) {
+        plan.steps.push(Step::WritePolicy {
+            name: desired.names.policy.clone(),
+            text: desired.policy.clone(),
+        });
+    }
+    let (fields, changed) = match &observed.role {
+        None => (created(desired), Vec::new()),
+        Some(role) => {
+            let change = Change::between(desired, role);
+            plan.stuck = change.stuck;
+            if change.changed.is_empty() {
+                return plan;
+            }
+            (change.fields, change.changed)
+        }
+    };
+    plan.steps.push(Step::WriteRole {
+        mount: desired.names.mount.clone(),
+        name: desired.names.role.clone(),
+        fields: Box::new(fields),
+        changed,
+    });
+    plan
+}
+
+/// Role first, policy second: no login in between may carry the name of a missing policy.
+pub fn removal(names: &Names, removable: Removable) -> Plan {
+    let Names { mount, role, policy } = names.clone();
+    let mut plan = Plan::default();
+    if removable.role {
+        plan.steps.push(Step::DeleteRole { mount, name: role });
+    }
+    if removable.policy {
+        plan.steps.push(Step::DeletePolicy { name: policy });
+    }
+    plan
+}
+
+const IAM: &str = "iam";
+
+fn created(desired: &Desired) -> RoleWrite {
+    RoleWrite {
+        auth_type: Some(IAM.into()),
+        bound_iam_principal_arn: Some(vec![desired.principal.clone()]),
+        resolve_aws_unique_ids: Some(desired.unique_ids),
+        token_policies: Some(vec![desired.names.policy.clone()]),
+        ..RoleWrite::default()
+    }
+}
+
+#[derive(Default)]
+struct Change {
+    fields: RoleWrite,
+    changed: Vec<&'static str>,
+    stuck: Vec<&'static str>,
+}
+
+impl Change {
+    fn between(desired: &Desired, role: &Role) -> Self {
+        let mut change = Self::default();
+        change.policies(desired, role);
+        if role.auth_type != IAM {
+            // What binds a role differs by auth type, so the rest has nothing to compare with.
+            change.stuck.push("auth_type");
+            return change;
+        }
+        change.principal(desired, role);
+        change.inference(role);
+        change
+    }
+
+    /// The legacy `policies` count too; Vault drops them when `token_policies` is written.
+    fn policies(&mut self, desired: &Desired, role: &Role) {
+        let want = BTreeSet::from([desired.names.policy.clone()]);
+        if folded(&role.token_policies) != want || !role.policies.is_empty() {
+            self.fields.token_policies = Some(want.into_iter().collect());
+            self.changed.push("token_policies");
+        }
+    }
+
+    fn principal(&mut self, desired: &Desired, role: &Role) {
+        let want = BTreeSet::from([desired.principal.as_str()]);
+        let have: BTreeSet<&str> =
+            role.bound_iam_principal_arn.iter().map(|arn| arn.trim()).collect();
+        if have != want {
+            self.fields.bound_iam_principal_arn = Some(vec![desired.principal.clone()]);
+            self.changed.push("bound_iam_principal_arn");
+        }
+        match (desired.unique_ids, role.resolve_aws_unique_ids) {
+            (true, false) => {
+                self.fields.resolve_aws_unique_ids = Some(true);
+                self.changed.push("resolve_aws_unique_ids");
+            }
+            (false, true) => self.stuck.push("resolve_aws_unique_ids"),
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// An inferred identity lets EC2 instances in, so it is owned and off. Vault switches it off only
+    /// if both fields are sent empty, and the binds that need it with them.
+    fn inference(&mut self, role: &Role) {
+        if role.inferred_entity_type.is_empty() && role.inferred_aws_region.is_empty() {
+            return;
+        }
+        let fields = &mut self.fields;
+        fields.inferred_entity_type = Some(String::new());
+        fields.inferred_aws_region = Some(String::new());
+        self.changed.push("inferred_entity_type");
+        for (name, have, write) in [
+            ("bound_account_id", &role.bound_account_id, &mut fields.bound_account_id),
+            ("bound_ami_id", &role.bound_ami_id, &mut fields.bound_ami_id),
+            (
+                "bound_ec2_instance_id",
+                &role.bound_ec2_instance_id,
+                &mut fields.bound_ec2_instance_id,
+            ),
+            (
+                "bound_iam_instance_profile_arn",
+                &role.bound_iam_instance_profile_arn,
+                &mut fields.bound_iam_instance_profile_arn,
+            ),
+            ("bound_iam_role_arn", &role.bound_iam_role_arn, &mut fields.bound_iam_role_arn),
+            ("bound_subnet_id", &role.bound_subnet_id, &mut fields.bound_subnet_id),
+            ("bound_vpc_id", &role.bound_vpc_id, &mut fields.bound_vpc_id),
+        ] {
+            if !have.is_empty() {
+                *write = Some(Vec::new());
+                self.changed.push(name);
+            }
+        }
+    }
+}
+
+/// Names of policies as Vault folds them when a token is made.
+fn folded<'a>(names: impl IntoIterator<Item = &'a String>) -> BTreeSet<String> {
+    names.into_iter().map(|name| name.trim().to_ascii_lowercase()).collect()
+}
+
+impl Plan {
+    /// The steps on one line, for events and the status.
+    pub fn summary(&self) -> String {
+        self.steps.iter().map(Step::to_string).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "{step}")?;
+        }
+        if !self.stuck.is_empty() {
+            writeln!(f, "cannot change {} of an existing role", self.stuck.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WritePolicy { name, .. } => write!(f, "write policy {name}"),
+            Self::WriteRole { name, changed, .. } if changed.is_empty() => {
+                write!(f, "write role {name}")
+            }
+            Self::WriteRole { name, changed, .. } => {
+                write!(f, "write role {name}: {}", changed.join(", "))
+            }
+            Self::DeleteRole { name, .. } => write!(f, "delete role {name}"),
+            Self::DeletePolicy { name } => write!(f, "delete policy {name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::role::desired::tests::desired;
+
+    /// The role of the minimal spec as Vault answers it, changed at some keys.
+    pub(in crate::role) fn role(changes: Value) -> Role {
+        let mut answer = json!({
+            "allow_instance_migration": false,
+            "auth_type": "iam",
+            "bound_account_id": [],
+            "bound_ami_id": [],
+            "bound_ec2_instance_id": null,
+            "bound_iam_instance_profile_arn": [],
+            "bound_iam_principal_arn": ["arn:aws:iam::111122223333:role/web"],
+            "bound_iam_principal_id": [],
+            "bound_iam_role_arn": [],
+            "bound_region": [],
+            "bound_subnet_id": [],
+            "bound_vpc_id": [],
+            "disallow_reauthentication": false,
+            "inferred_aws_region": "",
+            "inferred_entity_type": "",
+            "resolve_aws_unique_ids": false,
+            "role_id": "eb8dd357-f5c2-4f6e-9c1e-6a1f3a0a5a11",
+            "role_tag": "",
+            "token_bound_cidrs": [],
+            "token_explicit_max_ttl": 0,
+            "token_max_ttl": 0,
+            "token_no_default_policy": false,
+            "token_num_uses": 0,
+            "token_period": 0,
+            "token_policies": ["vaultaws-web-policy"],
+            "token_ttl": 0,
+            "token_type": "default",
+        });
+        if let Value::Object(changes) = changes {
+            for (key, value) in changes {
+                answer[key] = value;
+            }
+        }
+        serde_json::from_value(answer).unwrap()
+    }
+
+    /// The plan for a role that stands in Vault like this, under its right policy.
+    fn against(role_spec: Value, in_vault: Value) -> Plan {
+        let desired = desired(role_spec, json!({}));
+        let policy = Some(desired.policy.clone());
+        plan(&desired, &Observed { role: Some(role(in_vault)), policy })
+    }
+
+    fn text(role_spec: Value, in_vault: Value) -> String {
+        against(role_spec, in_vault).to_string()
+    }
+
+    fn fields(plan: &Plan) -> &RoleWrite {
+        match plan.steps.as_slice() {
+            [Step::WriteRole { fields, .. }] => fields,
+            other => panic!("not one write of a role: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_role_is_written_after_the_policy_it_names() {
+        let plan = plan(&desired(json!({}), json!({})), &Observed::default());
+        assert_eq!(plan.to_string(), "write policy vaultaws-web-policy\nwrite role web\n");
+        assert_eq!(plan.summary(), "write policy vaultaws-web-policy; write role web");
+    }
+
+    #[test]
+    fn a_new_role_is_sent_what_we_own_and_no_more() {
+        let desired = desired(json!({}), json!({}));
+        let policy = Some(desired.policy.clone());
+        let plan = plan(&desired, &Observed { role: None, policy });
+        assert_eq!(
+            serde_json::to_value(fields(&plan)).unwrap(),
+            json!({
+                "auth_type": "iam",
+                "bound_iam_principal_arn": ["arn:aws:iam::111122223333:role/web"],
+                "resolve_aws_unique_ids": false,
+                "token_policies": ["vaultaws-web-policy"],
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_as_desired_is_left_alone() {
+        assert_eq!(text(json!({}), json!({})), "");
+    }
+
+    #[test]
+    fn fields_that_are_not_ours_are_never_drift() {
+        assert_eq!(
+            text(json!({}), json!({"token_ttl": 600, "token_bound_cidrs": ["10.0.0.0/8"]})),
+            ""
+        );
+    }
+
+    #[test]
+    fn order_case_and_space_are_not_drift() {
+        assert_eq!(text(json!({}), json!({"token_policies": [" VAULTAWS-web-policy "]})), "");
+    }
+
+    #[test]
+    fn a_policy_is_compared_to_the_letter() {
+        let desired = desired(json!({}), json!({}));
+        let policy = Some(format!("{}\n", desired.policy));
+        let plan = plan(&desired, &Observed { role: Some(role(json!({}))), policy });
+        assert_eq!(plan.to_string(), "write policy vaultaws-web-policy\n");
+    }
+
+    #[test]
+    fn only_the_fields_that_differ_are_sent() {
+        let plan = against(json!({}), json!({"token_policies": ["vaultaws-web-policy", "admin"]}));
+        assert_eq!(plan.to_string(), "write role web: token_policies\n");
+        assert_eq!(
+            serde_json::to_value(fields(&plan)).unwrap(),
+            json!({"token_policies": ["vaultaws-web-policy"]})
+        );
+    }
+
+    #[test]
+    fn a_principal_that_was_changed_or_added_by_hand_is_put_back() {
+        for arns in [
+            json!(["arn:aws:iam::111122223333:role/other"]),
+            json!(["arn:aws:iam::111122223333:role/web", "arn:aws:iam::111122223333:role/other"]),
+            json!([]),
+        ] {
+            let plan = against(json!({}), json!({"bound_iam_principal_arn": arns}));
+            assert_eq!(plan.to_string(), "write role web: bound_iam_principal_arn\n");
+            assert_eq!(
+                serde_json::to_value(fields(&plan)).unwrap(),
+                json!({"bound_iam_principal_arn": ["arn:aws:iam::111122223333:role/web"]})
+            );
+        }
+    }
+
+    #[test]
+    fn legacy_policies_are_replaced() {
+        let in_vault = json!({"policies": ["vaultaws-web-policy"]});
+        assert_eq!(text(json!({}), in_vault), "write role web: token_policies\n");
+    }
+
+    #[test]
+    fn inference_that_was_switched_on_by_hand_is_switched_off_by_both_of_its_fields() {
+        let plan = against(
+            json!({}),
+            json!({"inferred_entity_type": "ec2_instance", "inferred_aws_region": "us-east-1"}),
+        );
+        assert_eq!(plan.to_string(), "write role web: inferred_entity_type\n");
+        assert_eq!(
+            serde_json::to_value(fields(&plan)).unwrap(),
+            json!({"inferred_entity_type": "", "inferred_aws_region": ""})
+        );
+    }
+
+    #[test]
+    fn the_binds_of_inference_go_with_it() {
+        let plan = against(
+            json!({}),
+            json!({
+                "inferred_entity_type": "ec2_instance",
+                "inferred_aws_region": "us-east-1",
+                "bound_ami_id": ["ami-1"],
+            }),
+        );
+        assert_eq!(plan.to_string(), "write role web: inferred_entity_type, bound_ami_id\n");
+        assert_eq!(
+            serde_json::to_value(fields(&plan)).unwrap(),
+            json!({"inferred_entity_type": "", "inferred_aws_region": "", "bound_ami_id": []})
+        );
+    }
+
+    #[test]
+    fn unique_ids_are_switched_on_without_sending_an_unchanged_principal() {
+        let plan = against(json!({"resolveAwsUniqueIds": true}), json!({}));
+        assert_eq!(plan.to_string(), "write role web: resolve_aws_unique_ids\n");
+        assert_eq!(
+            serde_json::to_value(fields(&plan)).unwrap(),
+            json!({"resolve_aws_unique_ids": true})
+        );
+    }
+
+    #[test]
+    fn unique_ids_with_a_path_bind_another_arn() {
+        let spec = json!({"resolveAwsUniqueIds": true, "iamRolePath": "/team/"});
+        assert_eq!(
+            text(spec, json!({})),
+            "write role web: bound_iam_principal_arn, resolve_aws_unique_ids\n"
+        );
+    }
+
+    #[test]
+    fn unique_ids_cannot_be_switched_off_and_the_rest_is_still_put_back() {
+        assert_eq!(
+            text(json!({}), json!({"resolve_aws_unique_ids": true, "token_policies": ["admin"]})),
+            "write role web: token_policies\n\
+             cannot change resolve_aws_unique_ids of an existing role\n"
+        );
+    }
+
+    #[test]
+    fn a_role_of_another_auth_type_gets_its_policies_back_and_no_more() {
+        assert_eq!(
+            text(json!({}), json!({"auth_type": "ec2", "token_policies": ["admin"]})),
+            "write role web: token_policies\ncannot change auth_type of an existing role\n"
+        );
+    }
+
+    #[test]
+    fn a_role_is_deleted_before_the_policy_it_names() {
+        let names = desired(json!({}), json!({})).names;
+        let both = removal(&names, Removable { role: true, policy: true });
+        assert_eq!(both.to_string(), "delete role web\ndelete policy vaultaws-web-policy\n");
+    }
+
+    #[test]
+    fn only_what_is_ours_is_deleted() {
+        let names = desired(json!({}), json!({})).names;
+        let policy = removal(&names, Removable { role: false, policy: true });
+        assert_eq!(policy.to_string(), "delete policy vaultaws-web-policy\n");
+        assert_eq!(removal(&names, Removable::default()).to_string(), "");
+    }
+}
