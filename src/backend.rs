@@ -299,16 +299,13 @@ impl Backends {
         let observed = if plan.steps.is_empty() {
             observed
         } else {
-            tracing::info!(backend = backend.name_any(), %plan, "configuring the mount");
+            let steps = plan.to_string().trim_end().replace('\n', "; ");
+            tracing::info!(backend = backend.name_any(), plan = steps, "configuring the mount");
             apply(&caller, &desired.mount, &plan).await?;
             found.notes.push(Note {
                 warning: false,
-                reason: "Configured",
-                message: format!(
-                    "auth/{}: {}",
-                    desired.mount,
-                    plan.to_string().trim_end().replace('\n', "; ")
-                ),
+                reason: BackendReason::Configured.as_str(),
+                message: format!("auth/{}: {steps}", desired.mount),
             });
             observe(&caller, desired).await?
         };

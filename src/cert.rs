@@ -258,7 +258,13 @@ impl Certs {
         };
         let plan = plan(&desired, observed, &previous, now);
         if !plan.is_empty() {
-            tracing::info!(namespace, name = sync.name_any(), %plan, "delivering");
+            let steps = plan.to_string();
+            tracing::info!(
+                namespace,
+                name = sync.name_any(),
+                plan = steps.trim_end(),
+                "delivering"
+            );
         }
         let owner = owner(sync);
         let applied = apply(plan, &api, &view, &owner, &previous.certificates, now).await;
@@ -274,7 +280,7 @@ impl Certs {
         }
         outcome.notes.extend(applied.written.iter().map(|secret| Note {
             warning: false,
-            reason: "Delivered",
+            reason: SyncReason::Delivered.as_str(),
             message: format!("wrote Secret `{secret}`"),
         }));
         if applied.try_again {

@@ -51,6 +51,7 @@ use self::{
     watch::{Event, Kind, Store, Watched, reference},
 };
 use crate::{
+    clock,
     fault::{Retry, chain},
     telemetry::Pulse,
 };
@@ -173,7 +174,7 @@ struct Ended<K: Kind> {
 impl<R: Reconcile> Desk<R> {
     /// Queues what is there at the start.
     fn open(&mut self) {
-        let (now, clock) = (Timestamp::now(), Instant::now());
+        let (now, clock) = (clock::now(), Instant::now());
         for resource in self.store.state() {
             let object = reference(&*resource);
             match at_rest(&*self.reconciler, &resource) {
@@ -247,7 +248,7 @@ impl<R: Reconcile> Desk<R> {
                 reconciler: Arc::clone(&self.reconciler),
                 reporter: self.shell.reporter.clone(),
                 deadline: self.shell.deadline,
-                now: Timestamp::now(),
+                now: clock::now(),
             };
             self.passes.spawn(pass.run(object, resource));
         }
@@ -281,7 +282,7 @@ impl<R: Reconcile> Desk<R> {
             memory.written = Some(Arc::from(written));
         }
         let Some(next) = next else { return };
-        let delay = schedule::delay(next, &uid, memory.attempts, Timestamp::now());
+        let delay = schedule::delay(next, &uid, memory.attempts, clock::now());
         let urgency = match next {
             Next::Tick(_) | Next::WhenChanged | Next::Retry(Retry::WhenChanged) => Urgency::Routine,
             // Something that fails again and again can wait for the others.

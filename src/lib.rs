@@ -5,6 +5,7 @@ pub mod aws;
 pub mod backend;
 pub mod cert;
 pub mod cli;
+pub mod clock;
 pub mod connection;
 pub mod controller;
 pub mod crd;

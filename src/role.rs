@@ -26,7 +26,9 @@ use crate::{
         pass::{Cleanup, Next, Note, Outcome, Progress, Reconcile, Status, Verdict},
         watch::Store,
     },
-    crd::{LastChange, RoleReason, VaultAwsBackend, VaultAwsRole, VaultAwsRoleStatus},
+    crd::{
+        BackendReason, LastChange, RoleReason, VaultAwsBackend, VaultAwsRole, VaultAwsRoleStatus,
+    },
     fault::{Fault, Retry, chain},
     vault::{self, AwsRefusal, Caller},
 };
@@ -88,12 +90,22 @@ impl Reconcile for Roles {
     ) -> Result<Outcome<VaultAwsRoleStatus>, Error> {
         let (backend, desired) = match self.desired(role) {
             Ok(found) => found,
+            Err(hold) if hold.is_shared => {
+                let next = hold.next;
+                return Ok(still_ready(role, next).unwrap_or_else(|| hold.outcome(role)));
+            }
             Err(hold) => return Ok(hold.outcome(role)),
         };
-        match self.settle(role, &backend, &desired, now).await {
+        let settled = match self.settle(role, &backend, &desired, now).await {
             Err(error) if error.is_token_invalid() => {
                 self.connections.token_refused(&backend);
                 self.settle(role, &backend, &desired, now).await
+            }
+            settled => settled,
+        };
+        match settled {
+            Err(error) if error.is_shared() => {
+                still_ready(role, Next::Retry(error.retry())).ok_or(error)
             }
             settled => settled,
         }
@@ -219,6 +231,7 @@ impl Roles {
             message: format!("{kind} `{name}` is owned by another resource"),
             progress: Progress::Waiting,
             next: Next::Retry(Retry::Slowly),
+            is_shared: false,
         })
     }
 
@@ -409,9 +422,37 @@ fn ready(backend: &VaultAwsBackend) -> Result<&str, Hold> {
         .and_then(|status| condition::find(&status.conditions, READY))
         .ok_or_else(|| not_ready("it has not been looked at yet"))?;
     if ready.status != "True" {
-        return Err(not_ready(&ready.reason));
+        let is_shared = SHARED.iter().any(|shared| shared.as_str() == ready.reason);
+        return Err(Hold { is_shared, ..not_ready(&ready.reason) });
     }
     cluster(backend).ok_or_else(|| not_ready("it has no clusterId yet"))
+}
+
+/// Faults of a backend that say nothing of its roles: it tells of them once, for all.
+const SHARED: [BackendReason; 5] = [
+    BackendReason::VaultUnreachable,
+    BackendReason::VaultSealed,
+    BackendReason::VaultTimeout,
+    BackendReason::VaultThrottled,
+    BackendReason::VaultError,
+];
+
+/// A role that was as declared stays so while Vault cannot be asked; `None` if it was not.
+fn still_ready(role: &VaultAwsRole, next: Next) -> Option<Outcome<VaultAwsRoleStatus>> {
+    let status = role.status.clone()?;
+    let ready = condition::find(&status.conditions, READY)?;
+    let current = Some(status.observed_generation) == role.metadata.generation;
+    if !current || ready.status != "True" {
+        return None;
+    }
+    let verdict = Verdict::yes(READY, RoleReason::Ready.as_str(), ready.message.clone());
+    Some(Outcome {
+        status,
+        progress: Progress::Done,
+        verdicts: vec![verdict],
+        notes: Vec::new(),
+        next,
+    })
 }
 
 /// Why a pass ends before anything is written, though nothing went wrong.
@@ -420,12 +461,15 @@ struct Hold {
     message: String,
     progress: Progress,
     next: Next,
+    /// Whether many resources meet it at once, and this one's last state still stands.
+    is_shared: bool,
 }
 
 impl Hold {
     /// For something in Kubernetes that wakes this resource when it changes.
     fn waiting(reason: RoleReason, message: String) -> Self {
-        Self { reason, message, progress: Progress::Waiting, next: Next::WhenChanged }
+        let (progress, next) = (Progress::Waiting, Next::WhenChanged);
+        Self { reason, message, progress, next, is_shared: false }
     }
 
     fn outcome(self, role: &VaultAwsRole) -> Outcome<VaultAwsRoleStatus> {
@@ -447,7 +491,7 @@ impl From<Refusal> for Hold {
             Refusal::Naming(_) | Refusal::OperatorRole { .. } => Progress::Stalled,
         };
         let (reason, message) = (refusal.reason(), refusal.to_string());
-        Self { reason, message, progress, next: Next::WhenChanged }
+        Self { reason, message, progress, next: Next::WhenChanged, is_shared: false }
     }
 }
 

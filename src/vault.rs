@@ -25,7 +25,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
-use crate::redacted::Redacted;
+use crate::{clock, redacted::Redacted};
 
 pub mod aws_auth;
 mod circuit;
@@ -366,7 +366,7 @@ impl Client {
         let Some(server) = headers.get(header::DATE).and_then(http_date) else {
             return;
         };
-        let skew = server.duration_since(Timestamp::now());
+        let skew = server.duration_since(clock::now());
         // `Date` is cut to the second, so that half of one is the best guess.
         let skew = skew.saturating_add(SignedDuration::from_millis(500));
         let skew = SignedDuration::from_secs(skew.as_secs());

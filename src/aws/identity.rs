@@ -25,6 +25,7 @@ use super::{
     text::clean,
 };
 use crate::{
+    clock,
     fault::{Fault, Retry},
     redacted::Redacted,
 };
@@ -217,7 +218,9 @@ impl Ambient {
     /// Those in hand, if they are good for `margin` longer.
     fn held(&self, margin: Duration) -> Option<Credentials> {
         let held = self.known().held.clone()?;
-        held.expiry().is_none_or(|end| SystemTime::now() + margin < end).then_some(held)
+        held.expiry()
+            .is_none_or(|end| SystemTime::from(clock::now()) + margin < end)
+            .then_some(held)
     }
 
     fn recent_failure(&self) -> Option<Error> {

@@ -8,7 +8,6 @@
 use std::{sync::Arc, time::Duration};
 
 use aws_credential_types::Credentials;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use tokio::time::timeout;
@@ -22,6 +21,7 @@ use crate::{
         identity::{self as aws, Ambient, AssumeRole},
         signing,
     },
+    clock,
     crd::SyncReason,
     fault::{Fault, Retry},
     redacted::Redacted,
@@ -270,17 +270,10 @@ async fn log_in(ambient: &Ambient, desired: &Desired, place: &Place<'_>) -> Resu
         &credentials,
         &desired.region,
         Some(&desired.server_id),
-        now(),
+        clock::now(),
     )
     .map_err(|error| Error::Signing(Arc::new(error)))?;
     Ok(login::iam(place.vault, &desired.auth_mount, Some(&desired.vault_role), &request).await?)
-}
-
-/// A signature is good for minutes: its time is that of the login, which may wait for others, and not
-/// that of the pass.
-#[expect(clippy::disallowed_methods, reason = "the time of a signature")]
-fn now() -> Timestamp {
-    Timestamp::now()
 }
 
 async fn from_secret(api: &Api<Secret>, name: &str) -> Result<Credentials, Error> {

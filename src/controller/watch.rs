@@ -22,7 +22,6 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, stream};
-use jiff::Timestamp;
 use kube::{
     Client,
     api::{ListParams, WatchEvent, WatchParams},
@@ -37,7 +36,7 @@ use tokio::{
 };
 
 use super::schedule;
-use crate::{fault::chain, telemetry::Metrics};
+use crate::{clock, fault::chain, telemetry::Metrics};
 
 /// How long the API server keeps one watch open: below the idle limit of common load balancers.
 pub const WATCH_TIMEOUT: Duration = Duration::from_secs(200);
@@ -618,7 +617,7 @@ impl<K: Kind> Follower<K> {
 
     fn heard(&self, inner: &Inner<K>) {
         *lock(&self.progress.heard) = Instant::now();
-        inner.metrics.watch_progressed(&K::kind(&()), Timestamp::now());
+        inner.metrics.watch_progressed(&K::kind(&()), clock::now());
     }
 
     fn recovered(&self, access: Access) {

@@ -12,7 +12,6 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
-use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{ResourceExt, core::PartialObjectMeta, runtime::reflector::ObjectRef};
 
@@ -27,6 +26,7 @@ use crate::{
         secrets::Secrets,
     },
     cli::Controller,
+    clock,
     connection::Connections,
     controller::{
         self,
@@ -180,7 +180,7 @@ fn sync(
         connections: Arc::clone(connections),
         identities: Arc::clone(identities),
         metrics: operator.metrics.clone(),
-        started: started(),
+        started: clock::now(),
         memory: Memory::default(),
     });
     let (roles, backends, namespaces) = (roles.clone(), backends.clone(), namespaces.clone());
@@ -296,12 +296,6 @@ fn labels_changed(event: &Event<PartialObjectMeta<Namespace>>) -> bool {
 
 fn verdict(conditions: &[Condition]) -> Option<(String, String)> {
     find(conditions, READY).map(|ready| (ready.status.clone(), ready.reason.clone()))
-}
-
-/// When the process began.
-#[expect(clippy::disallowed_methods, reason = "the clock is asked once, at the start")]
-fn started() -> Timestamp {
-    Timestamp::now()
 }
 
 /// Vault's requests as metrics.
