@@ -40,6 +40,8 @@ use crate::{
 
 /// Between two looks at Vault's health.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two looks while Vault cannot serve.
+const OUTAGE_INTERVAL: Duration = Duration::from_secs(3);
 /// Between two comparisons of the mounts while nothing changes.
 const DRIFT_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 
@@ -194,7 +196,12 @@ impl Reconcile for Backends {
                 (
                     Verdict::no("Ready", error.reason(), chain(error)),
                     if stalled { Progress::Stalled } else { Progress::Waiting },
-                    Next::Retry(error.retry()),
+                    // One look for all: it does not grow rarer, so that all go on as soon as it passes.
+                    if error.is_shared() {
+                        Next::In(OUTAGE_INTERVAL)
+                    } else {
+                        Next::Retry(error.retry())
+                    },
                 )
             }
         };

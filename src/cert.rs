@@ -390,9 +390,7 @@ impl Certs {
         let key = (sync.namespace().unwrap_or_default(), sync.name_any());
         let since = self.memory.lock().get(&key).map_or(self.started, |known| known.read);
         let previous = self.previous(sync);
-        let (status, progress, verdicts) =
-            verdict::missed(&previous, error.reason(), chain(error), since, interval(sync), now);
-        Outcome { status, progress, verdicts, notes: Vec::new(), next: Next::Retry(error.retry()) }
+        verdict::missed(&previous, error.reason(), chain(error), since, interval(sync), now)
     }
 
     fn measure(&self, sync: &VaultCertSync, outcome: &Outcome<VaultCertSyncStatus>) {

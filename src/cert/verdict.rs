@@ -7,12 +7,15 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     controller::pass::{Next, Outcome, Progress, Verdict},
     crd::{CertificateState, CertificateStatus, SyncReason, VaultCertSyncStatus},
+    fault::Retry,
 };
 
 /// A certificate expires soon when less than a third of its life is left, or less than this.
 const SOON: SignedDuration = SignedDuration::from_hours(21 * 24);
 /// After so many missed intervals the last good state is no longer good enough.
 const MISSED: i32 = 3;
+/// Between two tries during an outage.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Tells of a pass that read the source.
 pub fn told(
@@ -47,7 +50,7 @@ pub fn missed(
     since: Timestamp,
     interval: Duration,
     now: Timestamp,
-) -> (VaultCertSyncStatus, Progress, Vec<Verdict>) {
+) -> Outcome<VaultCertSyncStatus> {
     let interval = SignedDuration::try_from(interval).unwrap_or(SignedDuration::from_hours(1));
     let age = now.duration_since(since);
     let stale = if age <= interval {
@@ -65,7 +68,25 @@ pub fn missed(
         _ => Verdict::no("Ready", reason, message),
     };
     let progress = if ready.holds == Some(true) { Progress::Done } else { Progress::Waiting };
-    (previous.clone(), progress, vec![ready, expiring(&previous.certificates, now), stale])
+    Outcome {
+        status: previous.clone(),
+        progress,
+        verdicts: vec![ready, expiring(&previous.certificates, now), stale],
+        notes: Vec::new(),
+        // What was never delivered is wanted sooner than what only may be out of date.
+        next: match was_ready {
+            Some(_) => Next::In(until_worse(age, interval)),
+            None => Next::Retry(Retry::Soon),
+        },
+    }
+}
+
+/// When to look again during an outage: now and then, and when the verdict changes by itself. The
+/// backend, which is looked at more often, wakes all when it is over.
+fn until_worse(age: SignedDuration, interval: SignedDuration) -> Duration {
+    let border = if age <= interval { interval } else { interval * MISSED };
+    let left = Duration::try_from(border - age).unwrap_or(PATIENCE) + Duration::from_secs(1);
+    left.min(PATIENCE)
 }
 
 fn fresh() -> Verdict {
@@ -255,8 +276,8 @@ mod tests {
         };
         let after = |minutes: i64| {
             let since = now() - SignedDuration::from_mins(minutes);
-            let (_, _, verdicts) =
-                missed(&previous, "VaultSealed", "sealed".into(), since, HOUR, now());
+            let verdicts =
+                missed(&previous, "VaultSealed", "sealed".into(), since, HOUR, now()).verdicts;
             (verdicts[0].holds, verdicts[0].reason, verdicts[2].holds)
         };
         assert_eq!(after(30), (Some(true), "Synced", Some(false)));
@@ -267,10 +288,20 @@ mod tests {
     #[test]
     fn a_shared_fault_before_the_first_delivery_is_told_at_once() {
         let previous = VaultCertSyncStatus::default();
-        let (_, progress, verdicts) =
-            missed(&previous, "VaultSealed", "sealed".into(), now(), HOUR, now());
-        assert_eq!((verdicts[0].holds, verdicts[0].reason), (Some(false), "VaultSealed"));
-        assert_eq!(progress, Progress::Waiting);
+        let outcome = missed(&previous, "VaultSealed", "sealed".into(), now(), HOUR, now());
+        let ready = &outcome.verdicts[0];
+        assert_eq!((ready.holds, ready.reason), (Some(false), "VaultSealed"));
+        assert_eq!(outcome.progress, Progress::Waiting);
+    }
+
+    #[test]
+    fn an_outage_is_looked_at_when_its_verdict_gets_worse() {
+        let minutes = SignedDuration::from_mins;
+        assert_eq!(until_worse(minutes(0), minutes(60)), PATIENCE);
+        let short = SignedDuration::from_secs(10);
+        assert_eq!(until_worse(SignedDuration::from_secs(4), short), Duration::from_secs(7));
+        assert_eq!(until_worse(SignedDuration::from_secs(12), short), Duration::from_secs(19));
+        assert_eq!(until_worse(minutes(9), short), PATIENCE);
     }
 
     #[test]
