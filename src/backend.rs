@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// Between two looks at Vault's health.
-const HEALTH_INTERVAL: Duration = Duration::from_secs(10);
+const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two looks while Vault cannot serve.
 const OUTAGE_INTERVAL: Duration = Duration::from_secs(3);
 /// Between two comparisons of the mounts while nothing changes.
