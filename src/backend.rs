@@ -45,14 +45,18 @@ const OUTAGE_INTERVAL: Duration = Duration::from_secs(3);
 /// Between two comparisons of the mounts while nothing changes.
 const DRIFT_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 
+/// UID and generation, and when.
+type Compared = ((String, Option<i64>), Timestamp);
+
 /// Reconciles VaultAwsBackends.
 pub struct Backends {
     /// For the UID of kube-system.
     pub namespaces: Store<PartialObjectMeta<Namespace>>,
     /// Vault clients, and the operator's own sessions.
     pub connections: Arc<Connections>,
-    /// When the mounts of each backend (by UID and generation) were last compared and found right.
-    pub compared: Mutex<HashMap<String, (i64, Timestamp)>>,
+    /// When the mounts of each backend were last compared and found right, and for which UID and
+    /// generation of it.
+    pub compared: Mutex<HashMap<String, Compared>>,
 }
 
 /// What goes wrong in a pass; every one of them is told as an outcome, with the conditions that say
@@ -179,7 +183,7 @@ impl Reconcile for Backends {
         let pass = self.look(backend, &mut status, &mut found, now).await;
         if pass.is_err() {
             // Look at the mounts again as soon as it passes.
-            self.compared().remove(&backend.uid().unwrap_or_default());
+            self.compared().remove(&backend.name_any());
         }
         let (ready, progress, next) = match &pass {
             Ok(()) => (
@@ -217,6 +221,11 @@ impl Reconcile for Backends {
     ) -> Result<Cleanup<VaultAwsBackendStatus>, Error> {
         // Deleting a backend never disables a mount.
         Ok(Cleanup::Done(None))
+    }
+
+    fn forget(&self, _: Option<&str>, name: &str) {
+        self.compared().remove(name);
+        self.connections.forget(name);
     }
 }
 
@@ -261,12 +270,9 @@ impl Backends {
             return Err(Error::NamespacesUnsupported(product.name()));
         }
 
-        let generation = backend.metadata.generation.unwrap_or_default();
-        let uid = backend.uid().unwrap_or_default();
-        let compared = self.compared().get(&uid).copied();
-        if compared
-            .is_some_and(|(of, at)| of == generation && now.duration_since(at) < DRIFT_INTERVAL)
-        {
+        let wish = (backend.uid().unwrap_or_default(), backend.metadata.generation);
+        let compared = self.compared().get(&backend.name_any()).cloned();
+        if compared.is_some_and(|(of, at)| of == wish && now.duration_since(at) < DRIFT_INTERVAL) {
             return Ok(());
         }
         match self.compare(backend, &desired, status, found).await {
@@ -276,7 +282,7 @@ impl Backends {
             }
             other => other?,
         }
-        self.compared().insert(uid, (generation, now));
+        self.compared().insert(backend.name_any(), (wish, now));
         Ok(())
     }
 
@@ -351,7 +357,7 @@ impl Backends {
         system.ok_or(Error::ClusterUnknown)
     }
 
-    fn compared(&self) -> std::sync::MutexGuard<'_, HashMap<String, (i64, Timestamp)>> {
+    fn compared(&self) -> std::sync::MutexGuard<'_, HashMap<String, Compared>> {
         // Plain data: whoever panicked while holding it left it whole.
         self.compared.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -436,7 +436,8 @@ fn refused(mut status: VaultCertSyncStatus, refusal: &Refusal) -> Outcome<VaultC
         .collect();
     let mut verdicts = vec![Verdict::no("Ready", refusal.reason(), refusal.to_string())];
     verdicts.extend(others);
-    let progress = if refusal.is_waiting() { Progress::Waiting } else { Progress::Stalled };
+    let stuck = refusal.retry() == Retry::WhenChanged;
+    let progress = if stuck { Progress::Stalled } else { Progress::Waiting };
     Outcome { status, progress, verdicts, notes: Vec::new(), next: Next::Retry(refusal.retry()) }
 }
 

@@ -130,6 +130,7 @@ pub struct Connections {
     kube: Client,
     namespace: String,
     observer: Arc<dyn vault::Observer>,
+    /// By name of the backend.
     clients: Mutex<HashMap<String, Connected>>,
     references: Mutex<HashMap<Reference, (Instant, Redacted<String>)>>,
     sessions: Sessions<OperatorKey, Error>,
@@ -180,9 +181,9 @@ impl Connections {
     /// Where a reference or a setting is wrong; no request goes to Vault.
     pub async fn client(&self, backend: &VaultAwsBackend) -> Result<vault::Client, Error> {
         let settings = self.settings(backend).await?;
-        let uid = backend.uid().unwrap_or_default();
+        let name = backend.name_any();
         let mut clients = lock(&self.clients);
-        if let Some(known) = clients.get(&uid).filter(|known| known.settings == settings) {
+        if let Some(known) = clients.get(&name).filter(|known| known.settings == settings) {
             return Ok(known.client.clone());
         }
         // Two backends with equal settings share limiter, circuit and connections.
@@ -195,7 +196,7 @@ impl Connections {
             None => vault::Client::new(&settings, self.observer.clone())
                 .map_err(|error| Error::Settings(Arc::new(error)))?,
         };
-        clients.insert(uid, Connected { settings, client: client.clone() });
+        clients.insert(name, Connected { settings, client: client.clone() });
         Ok(client)
     }
 
@@ -249,8 +250,8 @@ impl Connections {
     }
 
     /// The backend is gone.
-    pub fn forget(&self, uid: &str) {
-        lock(&self.clients).remove(uid);
+    pub fn forget(&self, backend: &str) {
+        lock(&self.clients).remove(backend);
     }
 
     /// Gives back every token that this process logged in for.
@@ -328,7 +329,9 @@ impl Connections {
             name: name.to_owned(),
             key: key.to_owned(),
         })?);
-        lock(&self.references).insert(wanted, (Instant::now(), value.clone()));
+        let mut references = lock(&self.references);
+        references.retain(|_, (read, _)| read.elapsed() < FRESH);
+        references.insert(wanted, (Instant::now(), value.clone()));
         Ok(value)
     }
 

@@ -158,13 +158,6 @@ impl Fault for Refusal {
     }
 }
 
-impl Refusal {
-    /// Whether another object must come or change first, rather than this one.
-    pub fn is_waiting(&self) -> bool {
-        !matches!(self, Self::Name(_) | Self::Address(_) | Self::Tenancy(_))
-    }
-}
-
 /// The name of the role that a sync refers to; `None` if it names a principal.
 pub fn role_name(sync: &VaultCertSync) -> Option<String> {
     match (&sync.spec.role_ref, &sync.spec.principal) {
@@ -475,9 +468,9 @@ mod tests {
     #[test]
     fn what_is_missing_is_waited_for_by_name() {
         let refusal = resolve(&sync(), None, Some(&backend())).unwrap_err();
-        assert_eq!((refusal.reason(), refusal.is_waiting()), ("RoleNotFound", true));
+        assert_eq!((refusal.reason(), refusal.retry()), ("RoleNotFound", Retry::Slowly));
         let refusal = resolve(&sync(), Some(&role()), None).unwrap_err();
-        assert_eq!((refusal.reason(), refusal.is_waiting()), ("BackendNotFound", true));
+        assert_eq!((refusal.reason(), refusal.retry()), ("BackendNotFound", Retry::Slowly));
         let mut unseen = backend();
         unseen.status = None;
         let refusal = resolve(&sync(), Some(&role()), Some(&unseen)).unwrap_err();
