@@ -288,7 +288,7 @@ impl Default for Certificates {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("naming is immutable: roles under the old names would be orphaned; create another VaultAwsBackend"))]
 pub struct Naming {
-    /// Name of the role at auth/<mount>/role/. Default {iamRole}; where tenancy spans several accounts
+    /// Name of the role at `auth/<mount>/role/`. Default {iamRole}; where tenancy spans several accounts
     /// it must contain {account}.
     #[schemars(
         length(min = 1, max = 128),
