@@ -223,7 +223,9 @@ fn secret(name: &str, data: Value) -> Value {
 /// The Kubernetes auth method, which asks the lab's API server about tokens.
 async fn teach_vault(lab: &Lab) -> Result<()> {
     let reviewer = lab.service_account_token("default", REVIEWER, &[], TOKEN_SECONDS).await?;
-    lab.vault.write(&format!("sys/auth/{KUBERNETES_MOUNT}"), &json!({"type": "kubernetes"})).await?;
+    lab.vault
+        .write(&format!("sys/auth/{KUBERNETES_MOUNT}"), &json!({"type": "kubernetes"}))
+        .await?;
     let config = json!({
         "kubernetes_host": lab.kube_url(),
         "kubernetes_ca_cert": lab.ca_pem()?,

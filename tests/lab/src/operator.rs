@@ -87,8 +87,7 @@ impl Operator {
         let token = lab.service_account_token(NAMESPACE, name, &[], TOKEN_SECONDS).await?;
         lab.kubeconfig_for_token(&kubeconfig, &token)?;
 
-        let mut args: Vec<OsString> =
-            container.args.iter().flatten().map(OsString::from).collect();
+        let mut args: Vec<OsString> = container.args.iter().flatten().map(OsString::from).collect();
         args.extend(["--admin-address".into(), admin.to_string().into()]);
         let mut env = environment(&lab.kube(), &container).await?;
         env.extend([
@@ -181,7 +180,8 @@ impl Operator {
         if tokio::time::timeout(limit, waiting).await.is_ok() {
             return Ok(());
         }
-        let complaint = self.page("/readyz").await.map_or_else(|error| error.story(), |page| page.1);
+        let complaint =
+            self.page("/readyz").await.map_or_else(|error| error.story(), |page| page.1);
         Err(Error::TooSlow {
             what: format!("{} becoming ready ({})", self.component.name(), complaint.trim()),
             seconds: limit.as_secs(),

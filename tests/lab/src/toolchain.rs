@@ -306,6 +306,7 @@ impl<'a> Build<'a> {
             args,
             env: GO_ENV.map(|(name, value)| (name.to_owned(), value.into())).into(),
             folder: Some(self.module.folder.clone()),
+            only_this_env: false,
         };
         step(&format!("building {name}"), &go, cache, BUILD_LIMIT)?;
         files::create_folder(&cache.join(&self.module.key))?;
