@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 /// A moment in both logs.
@@ -51,6 +52,8 @@ pub(crate) struct KubernetesRequest {
     pub(crate) name: String,
     /// Status of the answer.
     pub(crate) code: u64,
+    /// When it was answered.
+    pub(crate) time: Timestamp,
 }
 
 impl KubernetesRequest {
@@ -122,6 +125,7 @@ pub(crate) fn kubernetes(
                 },
                 name: text(&object["name"]),
                 code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
+                time: text(&event["stageTimestamp"]).parse().expect("a time in the audit log"),
             }
         })
         .collect()

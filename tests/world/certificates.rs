@@ -151,7 +151,7 @@ impl Leaf<'_> {
     }
 
     /// A CA certificate where a leaf belongs.
-    pub(crate) fn as_ca(mut self) -> Self {
+    pub(crate) fn with_ca_flag(mut self) -> Self {
         self.is_ca = true;
         self
     }
