@@ -257,7 +257,7 @@ impl Kind {
         }
     }
 
-    fn resource(self) -> ApiResource {
+    pub(crate) fn resource(self) -> ApiResource {
         let kind = GroupVersionKind::gvk("vaultaws.dev", "v1alpha1", self.name());
         ApiResource::from_gvk_with_plural(&kind, &format!("{}s", self.name().to_lowercase()))
     }
