@@ -1,4 +1,54 @@
-//! Declares AWS IAM roles in HashiCorp Vault and delivers their certificates to Kubernetes.
+//! Declares AWS IAM roles in HashiCorp Vault, confined to their own certificates, and delivers those
+//! certificates as Kubernetes Secrets.
+//!
+//! # The way of a pass
+//!
+//! Each kind tells the same story, one file a step; steps in brackets are pure.
+//!
+//! ```text
+//! watch event ─▶ controller ─▶ backend | role | cert
+//!    [desired]  resource × what it refers to ─▶ Desired     a bad spec stops here and costs no request
+//!    observe    Desired ─▶ Observed                          reads only
+//!    [plan]     Desired × Observed × now ─▶ Plan             total, ordered, prints itself; empty = in sync
+//!    apply      Plan ─▶ ()                                   writes only, in the plan's order, safe to repeat
+//!    [verdict]  what was found ─▶ conditions, event, delay
+//! controller::report ─▶ status, event, metrics               one exit for all of them
+//! ```
+//!
+//! # What each module knows
+//!
+//! | module | knows |
+//! | --- | --- |
+//! | [`crd`] | the three kinds, their fields and reasons: the public contract; names nothing else |
+//! | [`controller`] | the shell: watches, queue, finalizer, one pass, its report; knows no kind |
+//! | [`backend`] | `VaultAwsBackend`: is Vault there, is it what it should be, are the mounts configured |
+//! | [`role`] | `VaultAwsRole`: the role and its policy, whose they are, what differs |
+//! | [`cert`] | `VaultCertSync`: entries, pairs, Secrets; what is never replaced by what |
+//! | [`tenancy`] | may this namespace use this account and role; pure |
+//! | [`naming`] | what an IAM role is called in AWS and in Vault; pure |
+//! | [`connection`] | from a backend to a Vault client and to the operator's own session |
+//! | [`vault`] | the only HTTP to Vault: one file for each API, errors classified once, limiter, sessions |
+//! | [`aws`] | the only user of the AWS crates: credentials, AssumeRole, the signed GetCallerIdentity |
+//! | [`cli`] | flags and commands; `cli::run` composes the operator |
+//! | [`admin`], [`telemetry`] | health, metrics, logs |
+//! | [`fault`], [`redacted`], [`clock`] | leaves: how failure is spoken of, what cannot be printed, what time it is |
+//!
+//! # Who may name whom
+//!
+//! `cli` names everything and nothing names `cli`. The kinds name `crd`, `controller`, `connection`,
+//! `vault`, `tenancy`, `naming`, and not each other. `controller` knows no kind. `vault` names `aws`.
+//! Pure files take values and return values: no client, no `async`, no clock, no log.
+//!
+//! # Where a line belongs
+//!
+//! | a line that… | lives in |
+//! | --- | --- |
+//! | names a path or a JSON field of Vault | `vault/<api>.rs` |
+//! | decides whether something must change | `plan.rs` of its kind |
+//! | rejects a spec | the schema in `crd`, else `desired.rs` |
+//! | decides when to try again | the error's [`fault::Retry`]; the delay is `controller::schedule`'s |
+//! | sets a condition or sends an event | `controller::report`, from verdicts |
+//! | explains a field to a user | its doc comment in `crd` (`kubectl explain`) |
 
 pub mod admin;
 pub mod aws;

@@ -27,7 +27,7 @@ pub enum Step {
         /// The fields that differ.
         changed: Vec<&'static str>,
     },
-    /// Write config/sts/<account>.
+    /// Write `config/sts/<account>`.
     Account {
         /// Twelve digits.
         account: String,

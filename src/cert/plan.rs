@@ -507,3 +507,6 @@ fn cut(text: &str) -> String {
     let end = (0..=MESSAGE_LIMIT.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     text[..end.unwrap_or(0)].to_owned()
 }
+
+#[cfg(test)]
+mod tests;

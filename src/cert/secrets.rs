@@ -193,14 +193,14 @@ impl Secrets {
     fn concerned(&self, event: &Event<PartialObjectMeta<Secret>>) -> Vec<ObjectRef<VaultCertSync>> {
         let mut known = lock(&self.known);
         let new = event.new.as_ref().map(|secret| seen(&secret.metadata));
-        match &new {
-            Some(new) if known.written.get(&event.object) == Some(new) => return Vec::new(),
-            Some(_) => {}
-            None => drop(known.written.remove(&event.object)),
+        if new.is_some() && known.written.get(&event.object) == new.as_ref() {
+            return Vec::new();
         }
+        // A Secret that was written and deleted between two events was never seen in the store.
+        let written = if new.is_none() { known.written.remove(&event.object) } else { None };
         let old = event.old.as_ref().map(|secret| seen(&secret.metadata));
         let namespace = event.object.namespace.as_deref().unwrap_or_default();
-        let owners = [old, new].into_iter().flatten().filter_map(|seen| seen.owner);
+        let owners = [old, new, written].into_iter().flatten().filter_map(|seen| seen.owner);
         let mut names: Vec<String> = owners.map(|(_, name)| name).collect();
         if let Some(syncs) = known.syncs.get(namespace) {
             let uses =

@@ -67,7 +67,7 @@ pub struct VaultAwsBackendSpec {
 #[x_kube(validation = Rule::new("has(self.__namespace__) == has(oldSelf.__namespace__) && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)").message("vault.namespace is immutable; create another VaultAwsBackend"))]
 #[x_kube(validation = Rule::new("!(has(self.caBundle) && has(self.caBundleRef))").message("give caBundle or caBundleRef, not both"))]
 pub struct VaultConnection {
-    /// Address of Vault: https://host[:port].
+    /// Address of Vault: `https://host:port`.
     #[schemars(length(max = 512), pattern(r"^https://[A-Za-z0-9.\[\]:-]+(/[A-Za-z0-9._/-]*)?$"))]
     pub address: String,
     /// Vault Enterprise or HCP namespace, such as `admin`; sent with every request.
@@ -191,7 +191,7 @@ pub struct AuthMount {
     /// is locked out). Vault must be able to ask IAM. Default false: HCP cannot ask foreign accounts.
     #[serde(default)]
     pub resolve_aws_unique_ids: bool,
-    /// The role that Vault assumes to ask a foreign account: auth/<mount>/config/sts/<accountId>.
+    /// The role that Vault assumes to ask a foreign account: `auth/<mount>/config/sts/<accountId>`.
     #[schemars(length(max = 1000))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["accountId".into()]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -221,7 +221,7 @@ pub enum Management {
     Managed,
 }
 
-/// auth/<mount>/config/client: how Vault itself speaks to AWS. A field that is not given is not
+/// `auth/<mount>/config/client`: how Vault itself speaks to AWS. A field that is not given is not
 /// touched.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -229,7 +229,7 @@ pub struct ClientConfig {
     /// Secret in the operator's namespace with aws_access_key_id and aws_secret_access_key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_ref: Option<LocalRef>,
-    /// STS endpoint to which Vault forwards logins. Default https://sts.amazonaws.com.
+    /// STS endpoint to which Vault forwards logins. Default `https://sts.amazonaws.com`.
     #[schemars(length(min = 1, max = 512), pattern(r"^https?://[A-Za-z0-9.\[\]:-]+/?$"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sts_endpoint: Option<String>,
@@ -288,7 +288,7 @@ impl Default for Certificates {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("naming is immutable: roles under the old names would be orphaned; create another VaultAwsBackend"))]
 pub struct Naming {
-    /// Name of the role at auth/<mount>/role/. Default {iamRole}; where tenancy spans several accounts
+    /// Name of the role at `auth/<mount>/role/`. Default {iamRole}; where tenancy spans several accounts
     /// it must contain {account}.
     #[schemars(
         length(min = 1, max = 128),

@@ -1,0 +1,165 @@
+//! A certificate arrives when it changes, and a Secret is kept as it was delivered.
+
+use std::time::{Duration, Instant};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use kube::ResourceExt as _;
+use serde_json::json;
+
+use crate::{
+    certificates::{Authority, Issued},
+    world::{ACCOUNT, PATIENCE, World, text},
+};
+
+tests![
+    a_rotated_certificate_is_one_write,
+    a_rotated_certificate_arrives_by_itself_when_the_interval_has_passed,
+    a_forced_refresh_takes_less_than_a_second,
+    a_deleted_secret_comes_back_within_five_seconds,
+    an_edited_secret_is_put_back_within_five_seconds,
+    a_new_certificate_in_the_directory_gets_a_secret_of_its_own,
+    what_others_add_to_a_secret_stays,
+];
+
+/// A world whose sync `web` has delivered one certificate, `tls`.
+async fn delivered(world: &World) -> (Authority, Issued) {
+    let authority = Authority::new("World CA");
+    let issued = authority.issue("web.example.com");
+    world.put_certificate("web", "tls", &issued).await;
+    world.with_web().await;
+    world.delivered("web-tls", &issued).await;
+    (authority, issued)
+}
+
+async fn a_rotated_certificate_is_one_write(world: World) {
+    let (authority, _) = delivered(&world).await;
+    let before = world.secret("web-tls").await.expect("the Secret");
+    let next = authority.issue("web.example.com");
+    world.put_certificate("web", "tls", &next).await;
+    let mark = world.mark();
+    let asked = world.refresh("web").await;
+    let secret = world.delivered("web-tls", &next).await;
+    assert_eq!(secret.uid(), before.uid(), "the same object");
+    assert_eq!(text(&secret, "tls.key"), next.key);
+    let status = world
+        .eventually("the status to say so", PATIENCE, async || {
+            let status = world.sync_status("web").await;
+            (status.last_handled_refresh.as_deref() == Some(&asked)).then_some(status)
+        })
+        .await;
+    assert_eq!(status.certificates[0].version, Some(2));
+
+    let writes = world.kubernetes_writes_since(mark);
+    let of = |resource: &str| writes.iter().filter(|one| one.resource == resource).count();
+    assert_eq!((of("secrets"), of("vaultcertsyncs/status")), (1, 1), "{writes:?}");
+    let data: Vec<_> = world
+        .vault_requests_since(mark)
+        .into_iter()
+        .filter(|one| one.path.starts_with(&format!("{}/data/", world.kv_mount())))
+        .collect();
+    assert_eq!(data.len(), 1, "the key was read once: {data:?}");
+}
+
+async fn a_rotated_certificate_arrives_by_itself_when_the_interval_has_passed(world: World) {
+    let authority = Authority::new("World CA");
+    let issued = authority.issue("web.example.com");
+    world.put_certificate("web", "tls", &issued).await;
+    world.backend().apply().await;
+    world.role("web").apply().await;
+    world.sync("web").with("spec.refreshInterval", "10s").apply().await;
+    world.delivered("web-tls", &issued).await;
+    let next = authority.issue("web.example.com");
+    world.put_certificate("web", "tls", &next).await;
+    world.delivered("web-tls", &next).await;
+}
+
+async fn a_forced_refresh_takes_less_than_a_second(world: World) {
+    let (authority, _) = delivered(&world).await;
+    let next = authority.issue("web.example.com");
+    world.put_certificate("web", "tls", &next).await;
+    let begun = Instant::now();
+    world.refresh("web").await;
+    world.delivered("web-tls", &next).await;
+    // The test itself looks only ten times a second.
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(1100), "{took:?}");
+}
+
+async fn a_deleted_secret_comes_back_within_five_seconds(world: World) {
+    let (_, issued) = delivered(&world).await;
+    let before = world.secret("web-tls").await.expect("the Secret");
+    let begun = Instant::now();
+    world.delete("secret/web-tls").await;
+    world
+        .eventually("another Secret", Duration::from_secs(10), async || {
+            world.secret("web-tls").await.filter(|secret| secret.uid() != before.uid())
+        })
+        .await;
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let after = world.delivered("web-tls", &issued).await;
+    assert_eq!(after.data, before.data);
+    assert_eq!(after.labels(), before.labels());
+}
+
+async fn an_edited_secret_is_put_back_within_five_seconds(world: World) {
+    delivered(&world).await;
+    let before = world.secret("web-tls").await.expect("the Secret");
+    let other = Authority::new("Somebody's CA").issue("web.example.com");
+    for edit in [
+        json!({"data": {
+            "tls.crt": STANDARD.encode(&other.certificate),
+            "tls.key": STANDARD.encode(&other.key),
+        }}),
+        json!({"data": {"ca.crt": null}}),
+        json!({"metadata": {"labels": {"vaultaws.dev/sync": null}}}),
+    ] {
+        let begun = Instant::now();
+        world.patch("secret/web-tls", edit.clone()).await;
+        world
+            .eventually(&format!("{edit} to be undone"), Duration::from_secs(10), async || {
+                let secret = world.secret("web-tls").await?;
+                (secret.data == before.data && secret.labels() == before.labels()).then_some(())
+            })
+            .await;
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
+    let after = world.secret("web-tls").await.expect("the Secret");
+    assert_eq!(after.uid(), before.uid());
+}
+
+async fn a_new_certificate_in_the_directory_gets_a_secret_of_its_own(world: World) {
+    let (authority, first) = delivered(&world).await;
+    let before = world.secret("web-tls").await.expect("the Secret");
+    let second = authority.issue("www.example.com");
+    world.put_certificate("web", "www", &second).await;
+    // A directory in the directory is not a certificate of it.
+    let nested = json!({"certificate": first.certificate, "private_key": first.key});
+    world.put_entry(ACCOUNT, "web", "deeper/tls", nested).await;
+    world.refresh("web").await;
+    world.delivered("web-www", &second).await;
+    world
+        .eventually("2/2", PATIENCE, async || {
+            (world.sync_status("web").await.summary.as_deref() == Some("2/2")).then_some(())
+        })
+        .await;
+    let after = world.secret("web-tls").await.expect("the Secret");
+    assert_eq!(after.resource_version(), before.resource_version(), "its neighbour is not written");
+}
+
+async fn what_others_add_to_a_secret_stays(world: World) {
+    let (authority, _) = delivered(&world).await;
+    let edit = json!({"metadata": {
+        "labels": {"team": "web"},
+        "annotations": {"example.com/note": "kept"},
+    }});
+    world.patch("secret/web-tls", edit).await;
+    let next = authority.issue("web.example.com");
+    world.put_certificate("web", "tls", &next).await;
+    world.refresh("web").await;
+    let secret = world.delivered("web-tls", &next).await;
+    assert_eq!(secret.labels().get("team").map(String::as_str), Some("web"));
+    let note = secret.annotations().get("example.com/note");
+    assert_eq!(note.map(String::as_str), Some("kept"));
+}

@@ -1,0 +1,159 @@
+//! Nothing that is secret may stand in what the operator says: its logs, its events, its statuses, its
+//! metrics, and the output of its commands. Worlds register their secrets here as they make them; the
+//! last trial searches everything for them.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    process::Command,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use libtest_mimic::Trial;
+
+use crate::{
+    stage::{Stage, Stages},
+    trial::catch,
+};
+
+/// A secret of this run.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Planted {
+    what: &'static str,
+    value: String,
+}
+
+static PLANTED: Mutex<BTreeSet<Planted>> = Mutex::new(BTreeSet::new());
+
+/// Texts that only secrets have, whichever they are: a key, a token of Vault (more than its prefix), a
+/// token of a ServiceAccount, a signed request.
+const SHAPES: [(&str, &str); 5] = [
+    ("a private key", "PRIVATE KEY-----"),
+    ("a ServiceAccount token", "eyJhbGciOi"),
+    ("a signature", "AWS4-HMAC-SHA256 Credential="),
+    ("an STS session token", "X-Amz-Security-Token:"),
+    ("a Vault token", "hvs.CAES"),
+];
+
+/// Registers a secret. Short ones would be found by chance, so they must not exist.
+pub(crate) fn plant(what: &'static str, value: &str) {
+    assert!(value.len() >= 16, "{what}: too short to be searched for");
+    planted().insert(Planted { what, value: value.to_owned() });
+}
+
+/// Registers a PEM text: each of its lines, and its base64 as it stands in a Secret.
+pub(crate) fn plant_pem(what: &'static str, pem: &str) {
+    for line in pem.lines().filter(|line| !line.starts_with("-----") && line.len() >= 16) {
+        plant(what, line);
+    }
+    let encoded = STANDARD.encode(pem);
+    // Behind the header, which all have in common.
+    if let Some(part) = encoded.get(60..120) {
+        plant(what, part);
+    }
+}
+
+fn planted() -> std::sync::MutexGuard<'static, BTreeSet<Planted>> {
+    PLANTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Something that was said.
+struct Source {
+    name: String,
+    text: String,
+}
+
+/// The trial that searches. It has to be the last.
+pub(crate) fn trial(stages: &Arc<Stages>) -> Trial {
+    let stages = Arc::clone(stages);
+    Trial::test("leaks::no_secret_was_said_in_the_whole_run", move || {
+        // At least one: alone, this trial looks at an operator that has nothing to do.
+        stages.shared()?;
+        Ok(catch(|| search(&stages.started()))?)
+    })
+}
+
+fn search(stages: &[Arc<Stage>]) {
+    let mut sources = commands();
+    for stage in stages {
+        sources.extend(stage.runtime().block_on(said(stage)));
+    }
+    for expected in
+        ["role-writer log", "syncer log", "events", "statuses", "metrics", "vault-aws crd"]
+    {
+        let said = sources.iter().filter(|source| source.name.contains(expected));
+        let length: usize = said.map(|source| source.text.len()).sum();
+        assert!(length > 100, "there is nothing to search in: {expected}");
+    }
+    // The search finds what is there: in a copy of each source, in the middle of a line of JSON.
+    let secrets: Vec<Planted> = planted().iter().cloned().collect();
+    let bait = secrets.last().expect("the run has secrets");
+    for source in &sources {
+        let line = format!("{{\"message\":\"got\\n{}\\nfrom Vault\"}}\n", bait.value);
+        let text = format!("{}{line}", source.text);
+        let copy = Source { name: source.name.clone(), text };
+        let found = leaks(&copy, &secrets);
+        assert!(!found.is_empty(), "the search missed a secret in {}", source.name);
+    }
+    let found: Vec<String> = sources.iter().flat_map(|source| leaks(source, &secrets)).collect();
+    assert!(found.is_empty(), "secrets were said:\n{}", found.join("\n"));
+}
+
+/// Which secrets stand in it, without saying them again.
+fn leaks(source: &Source, secrets: &[Planted]) -> Vec<String> {
+    let known = secrets
+        .iter()
+        .filter(|secret| source.text.contains(&secret.value))
+        .map(|secret| (secret.what, secret.value.as_str()));
+    let shapes = SHAPES.iter().copied().filter(|(_, shape)| source.text.contains(shape));
+    known
+        .chain(shapes)
+        .map(|(what, value)| {
+            let at = source.text.find(value).unwrap_or_default();
+            let line = 1 + source.text[..at].matches('\n').count();
+            format!("{what} in {}, line {line}", source.name)
+        })
+        .collect()
+}
+
+/// What the operator of a lab has said so far.
+async fn said(stage: &Stage) -> Vec<Source> {
+    let mut sources = Vec::new();
+    let lab = stage.lab.name();
+    for operator in stage.operators() {
+        let name = operator.component().name();
+        let log = fs::read(operator.log()).expect("the operator's log");
+        let text = String::from_utf8_lossy(&log).into_owned();
+        sources.push(Source { name: format!("{lab}: {name} log"), text });
+        let text = operator.metrics().await.expect("metrics");
+        sources.push(Source { name: format!("{lab}: {name} metrics"), text });
+    }
+    for (name, resources) in [
+        ("events", "events.events.k8s.io,events"),
+        ("statuses", "vaultawsbackends,vaultawsroles,vaultcertsyncs"),
+    ] {
+        let args = ["get", resources, "--all-namespaces", "--output=json"];
+        let output = stage.lab.kubectl(&args).await.expect("kubectl");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        sources.push(Source { name: format!("{lab}: {name}"), text });
+    }
+    sources
+}
+
+/// What the program says by itself.
+fn commands() -> Vec<Source> {
+    [&["crd"][..], &["--help"], &["run", "--help"], &["--version"], &["nonsense"]]
+        .into_iter()
+        .map(|args| {
+            let output = Command::new(env!("CARGO_BIN_EXE_vault-aws"))
+                .args(args)
+                .output()
+                .expect("the program runs");
+            let text =
+                String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            Source { name: format!("vault-aws {}", args.join(" ")), text }
+        })
+        .collect()
+}

@@ -1,0 +1,90 @@
+//! Tests on real servers: a Kubernetes API server, a Vault and an AWS emulator that know nothing of
+//! being tested, and the operator's two processes under exactly the rights of `deploy/`.
+//!
+//! ```text
+//! cargo test --test world                      all
+//! cargo test --test world -- delivery::        those of one file
+//! cargo test --test world -- --list            their names; starts nothing
+//! VAULT_AWS_LAB_KEEP=1 cargo test --test world keeps the folder with all logs
+//! ```
+//!
+//! One lab serves all tests, which run side by side, each in a [`World`](world::World) of its own.
+//! Those that stop servers have a second lab, where they run one after another. At the end everything
+//! that the operator said, in either lab, is searched for secrets.
+
+/// Lists the tests of a file for `main`, each a function `async fn name(world: World)`.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        /// The tests of this file.
+        pub(crate) fn tests() -> Vec<$crate::trial::Test> {
+            vec![$($crate::trial::Test {
+                name: concat!(module_path!(), "::", stringify!($name)),
+                run: |world| Box::pin($name(world)),
+            }),*]
+        }
+    };
+}
+
+mod accounts;
+mod audit;
+mod certificates;
+mod delivery;
+mod leaks;
+mod main_line;
+mod manifest;
+mod order;
+mod ownership;
+mod stage;
+mod trial;
+mod world;
+
+use std::{process::ExitCode, sync::Arc};
+
+use libtest_mimic::{Arguments, Trial};
+
+use crate::{
+    stage::Stages,
+    trial::{Place, Test, trials},
+};
+
+/// Side by side, on one lab.
+fn tests() -> Vec<Test> {
+    [main_line::tests(), order::tests(), accounts::tests(), ownership::tests(), delivery::tests()]
+        .concat()
+}
+
+/// One after another, on a lab of their own: they stop and seal servers.
+fn outage_tests() -> Vec<Test> {
+    Vec::new()
+}
+
+fn main() -> ExitCode {
+    vault_aws_lab::child_entry();
+    trial::remember_panics();
+    let mut arguments = Arguments::from_args();
+    if arguments.list {
+        let stages = Arc::new(Stages::default());
+        let names = [tests(), outage_tests()].concat();
+        let mut all = trials(names, &stages, Place::Shared);
+        all.push(leaks::trial(&stages));
+        return libtest_mimic::run(&arguments, all).exit_code();
+    }
+    // They wait much more than they compute.
+    let threads = arguments.test_threads.unwrap_or(8);
+    let stages = Arc::new(Stages::default());
+    let mut failed = false;
+    let phases: [(usize, Vec<Trial>); 3] = [
+        (threads, trials(tests(), &stages, Place::Shared)),
+        (1, trials(outage_tests(), &stages, Place::Outage)),
+        (1, vec![leaks::trial(&stages)]),
+    ];
+    for (threads, trials) in phases {
+        if trials.iter().all(|trial| arguments.is_filtered_out(trial)) {
+            continue;
+        }
+        arguments.test_threads = Some(threads);
+        failed |= libtest_mimic::run(&arguments, trials).has_failed();
+    }
+    failed |= stages.stop().is_err();
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
