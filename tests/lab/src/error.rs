@@ -157,6 +157,16 @@ pub enum Error {
         /// Why.
         source: Box<kube::config::KubeconfigError>,
     },
+    /// Something that should have happened was not seen.
+    #[error("expected within {seconds} s: {what}\nseen instead: {instead}")]
+    NotSeen {
+        /// What was waited for.
+        what: String,
+        /// For how long.
+        seconds: u64,
+        /// What the last look saw.
+        instead: String,
+    },
     /// A task of the lab was cancelled or panicked.
     #[error("a background task of the lab")]
     Task(#[from] tokio::task::JoinError),

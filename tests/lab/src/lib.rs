@@ -13,9 +13,15 @@
 //! is run, `server` how a process is started and stopped, `keeper` why none is left behind,
 //! `folder` and `ports` how labs keep apart, [`lab`] in which order all this happens, [`detached`]
 //! labs without a test, [`vault`], [`aws`], `kubernetes` and [`sts`] how tests talk to the servers,
-//! [`installation`] and [`operator`] how the operator is installed and run.
+//! [`installation`] and [`operator`] how the operator is installed and run, `cargo` how it is built,
+//! `audit` what it asked of the servers; [`demo`] tells its story, [`bench`](mod@bench) measures it.
 
+mod audit;
 pub mod aws;
+pub mod bench;
+mod cargo;
+mod certificates;
+pub mod demo;
 pub mod detached;
 mod error;
 mod files;

@@ -6,7 +6,9 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use vault_aws_lab::{Error, Result, Seen, Toolchain, child_entry, detached, find, is_alive, list};
+use vault_aws_lab::{
+    Error, Result, Seen, Toolchain, bench, child_entry, demo, detached, find, is_alive, list,
+};
 
 /// Real servers to try things on: Kubernetes, Vault, and an AWS emulator, on 127.0.0.1.
 #[derive(Parser)]
@@ -28,9 +30,27 @@ enum Command {
     Status,
     /// Print the environment of a running lab
     Env(Name),
+    /// Run the operator on a lab of its own and tell what happens
+    Demo {
+        /// Leave everything running afterwards, as lab `demo`
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Measure the operator on a lab of its own
+    #[command(subcommand)]
+    Bench(Bench),
     /// Own a lab until told to end
     #[command(hide = true)]
     Keep(Name),
+    /// Tell the story and own what it leaves until told to end
+    #[command(hide = true)]
+    KeepDemo(demo::Kept),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Memory, requests and delays of the main path, with many certificates
+    Main(bench::Settings),
 }
 
 #[derive(clap::Args)]
@@ -66,7 +86,10 @@ async fn run(command: Command) -> Result<()> {
             let lab = find(&name)?.filter(|lab| lab.env.is_some());
             print(&environment(&lab.ok_or(Error::NoSuchLab(name))?))
         }
+        Command::Demo { keep } => demo::run(keep).await,
+        Command::Bench(Bench::Main(settings)) => print(&bench::run(settings).await?),
         Command::Keep(Name { name }) => detached::keep(&name).await,
+        Command::KeepDemo(kept) => demo::keep(kept).await,
     }
 }
 
