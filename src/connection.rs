@@ -133,6 +133,8 @@ pub struct Connections {
     /// By name of the backend.
     clients: Mutex<HashMap<String, Connected>>,
     references: Mutex<HashMap<Reference, (Instant, Redacted<String>)>>,
+    /// Held while a reference is read: many passes at once cause one read.
+    reading: tokio::sync::Mutex<()>,
     sessions: Sessions<OperatorKey, Error>,
     /// The session that was last given out, to be named when Vault calls its token dead.
     in_use: Mutex<HashMap<OperatorKey, Session>>,
@@ -170,6 +172,7 @@ impl Connections {
             observer,
             clients: Mutex::default(),
             references: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
             sessions: Sessions::new(),
             in_use: Mutex::default(),
         }
@@ -307,10 +310,12 @@ impl Connections {
         key: &str,
     ) -> Result<Redacted<String>, Error> {
         let wanted = Reference { kind, name: name.to_owned(), key: key.to_owned() };
-        if let Some((read, value)) = lock(&self.references).get(&wanted)
-            && read.elapsed() < FRESH
-        {
-            return Ok(value.clone());
+        if let Some(value) = self.fresh(&wanted) {
+            return Ok(value);
+        }
+        let _reading = self.reading.lock().await;
+        if let Some(value) = self.fresh(&wanted) {
+            return Ok(value);
         }
         let value = match kind {
             "ConfigMap" => {
@@ -333,6 +338,12 @@ impl Connections {
         references.retain(|_, (read, _)| read.elapsed() < FRESH);
         references.insert(wanted, (Instant::now(), value.clone()));
         Ok(value)
+    }
+
+    fn fresh(&self, wanted: &Reference) -> Option<Redacted<String>> {
+        let references = lock(&self.references);
+        let (read, value) = references.get(wanted)?;
+        (read.elapsed() < FRESH).then(|| value.clone())
     }
 
     /// The UTF-8 values of a Secret in the operator's namespace; empty if there is none.
