@@ -490,14 +490,13 @@ impl Acl {
     fn rule(&self, path: &str, is_list: bool, bare_first: bool) -> Option<Merged> {
         let bare = path.strip_suffix('/').filter(|_| is_list);
         let exact = self.exact.get(path).or_else(|| self.exact.get(bare?));
-        let found = exact.copied().or_else(|| {
+        exact.copied().or_else(|| {
             if bare_first {
                 bare.and_then(|bare| self.wildest(bare)).or_else(|| self.wildest(path))
             } else {
                 self.wildest(path).or_else(|| self.wildest(bare?))
             }
-        });
-        found
+        })
     }
 
     fn wildest(&self, path: &str) -> Option<Merged> {

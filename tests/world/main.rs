@@ -26,6 +26,7 @@ macro_rules! tests {
 }
 
 mod accounts;
+mod acl;
 mod audit;
 mod certificates;
 mod delivery;
@@ -49,8 +50,15 @@ use crate::{
 
 /// Side by side, on one lab.
 fn tests() -> Vec<Test> {
-    [main_line::tests(), order::tests(), accounts::tests(), ownership::tests(), delivery::tests()]
-        .concat()
+    [
+        main_line::tests(),
+        order::tests(),
+        accounts::tests(),
+        ownership::tests(),
+        delivery::tests(),
+        acl::tests(),
+    ]
+    .concat()
 }
 
 /// One after another, on a lab of their own: they stop and seal servers.
