@@ -30,6 +30,7 @@ macro_rules! tests {
 }
 
 mod accounts;
+mod acl;
 mod audit;
 mod certificates;
 mod deletion;
@@ -62,6 +63,7 @@ fn tests() -> Vec<Test> {
         ownership::tests(),
         delivery::tests(),
         deletion::tests(),
+        acl::tests(),
     ]
     .concat()
 }
