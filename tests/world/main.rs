@@ -29,11 +29,13 @@ mod accounts;
 mod audit;
 mod certificates;
 mod delivery;
+mod entries;
 mod leaks;
 mod main_line;
 mod manifest;
 mod order;
 mod ownership;
+mod refusals;
 mod stage;
 mod trial;
 mod world;
@@ -49,8 +51,16 @@ use crate::{
 
 /// Side by side, on one lab.
 fn tests() -> Vec<Test> {
-    [main_line::tests(), order::tests(), accounts::tests(), ownership::tests(), delivery::tests()]
-        .concat()
+    [
+        main_line::tests(),
+        order::tests(),
+        accounts::tests(),
+        ownership::tests(),
+        delivery::tests(),
+        entries::tests(),
+        refusals::tests(),
+    ]
+    .concat()
 }
 
 /// One after another, on a lab of their own: they stop and seal servers.
