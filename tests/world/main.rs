@@ -35,12 +35,14 @@ mod audit;
 mod certificates;
 mod deletion;
 mod delivery;
+mod entries;
 mod leaks;
 mod main_line;
 mod manifest;
 mod order;
 mod outages;
 mod ownership;
+mod refusals;
 mod stage;
 mod trial;
 mod world;
@@ -64,6 +66,8 @@ fn tests() -> Vec<Test> {
         delivery::tests(),
         deletion::tests(),
         acl::tests(),
+        entries::tests(),
+        refusals::tests(),
     ]
     .concat()
 }
