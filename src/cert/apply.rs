@@ -60,7 +60,16 @@ pub async fn apply(
                 applied.certificates.push(status);
                 continue;
             }
-            Action::Create(payload) => (create(api, &name, payload, owner).await, Held::Absent),
+            Action::Create(payload) => {
+                let result = match create(api, &name, payload, owner).await {
+                    // The watch may be behind: then it is ours, and the next pass looks at it.
+                    Err(failure) if failure.reason == SyncReason::SecretNotOurs => {
+                        Err(check_owner(api, view, &name, owner).await.unwrap_or(failure))
+                    }
+                    other => other,
+                };
+                (result, Held::Absent)
+            }
             Action::Update { uid, resource_version, payload, surplus } => {
                 let result = update(api, &name, &uid, &resource_version, &payload, &surplus).await;
                 (result, Held::Intact { uid, resource_version })
@@ -75,7 +84,9 @@ pub async fn apply(
             }
             Err(failure) => {
                 applied.try_again |= failure.passes;
-                view.doubt(&name);
+                if !failure.is_seen {
+                    view.doubt(&name);
+                }
                 let before = previous.iter().find(|before| before.name == status.name);
                 status = refused(
                     &status.name,
@@ -97,6 +108,8 @@ struct Failure {
     reason: SyncReason,
     message: String,
     passes: bool,
+    /// Whether the view was told how the Secret stands.
+    is_seen: bool,
 }
 
 async fn create(
@@ -125,6 +138,25 @@ async fn create(
     let parameters =
         PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
     bounded(name, api.create(&parameters, &secret)).await
+}
+
+/// What to say of a Secret that was there already, if it is ours.
+async fn check_owner(
+    api: &Api<Secret>,
+    view: &View,
+    name: &str,
+    owner: &OwnerReference,
+) -> Option<Failure> {
+    let secret = timeout(KUBERNETES_TIMEOUT, api.get(name)).await.ok()?.ok()?;
+    let now_seen = seen(&secret.metadata);
+    now_seen.owner.as_ref().filter(|(uid, _)| *uid == owner.uid)?;
+    view.written(name, now_seen);
+    Some(Failure {
+        reason: SyncReason::KubernetesError,
+        message: format!("Secret `{name}` was there before the watch told of it"),
+        passes: true,
+        is_seen: true,
+    })
 }
 
 async fn update(
@@ -160,6 +192,7 @@ async fn bounded(
             reason: SyncReason::KubernetesError,
             message: format!("writing Secret `{name}` took longer than 30 s"),
             passes: true,
+            is_seen: false,
         }),
     }
 }
@@ -209,5 +242,5 @@ fn failure(name: &str, error: &kube::Error) -> Failure {
             true,
         ),
     };
-    Failure { reason, message, passes }
+    Failure { reason, message, passes, is_seen: false }
 }

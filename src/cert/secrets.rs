@@ -30,6 +30,8 @@ pub const USE_CREDENTIALS: &str = "aws-credentials";
 const FIRST_LIST: Duration = Duration::from_secs(10);
 /// The event of our own write may come before the answer to it: a change is judged after this.
 const SETTLE: Duration = Duration::from_millis(300);
+/// A Secret that we wrote and that the watch does not show after this is taken for gone.
+const WATCH_LAG: Duration = Duration::from_secs(10);
 
 /// Metadata of one Secret.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -75,8 +77,8 @@ pub struct Secrets {
 
 #[derive(Default)]
 struct Known {
-    /// Our last write to each Secret: the watch tells of it later, and its event is no news.
-    written: HashMap<SecretRef, Seen>,
+    /// Our last write to each Secret, and when: the watch tells of it later, and its event is no news.
+    written: HashMap<SecretRef, (Seen, Instant)>,
     /// By namespace: its syncs, and the credentials Secret that each refers to.
     syncs: HashMap<String, BTreeMap<String, Option<String>>>,
 }
@@ -193,11 +195,13 @@ impl Secrets {
     fn concerned(&self, event: &Event<PartialObjectMeta<Secret>>) -> Vec<ObjectRef<VaultCertSync>> {
         let mut known = lock(&self.known);
         let new = event.new.as_ref().map(|secret| seen(&secret.metadata));
-        if new.is_some() && known.written.get(&event.object) == new.as_ref() {
+        let written = known.written.get(&event.object).map(|(written, _)| written);
+        if new.is_some() && written == new.as_ref() {
             return Vec::new();
         }
         // A Secret that was written and deleted between two events was never seen in the store.
         let written = if new.is_none() { known.written.remove(&event.object) } else { None };
+        let written = written.map(|(written, _)| written);
         let old = event.old.as_ref().map(|secret| seen(&secret.metadata));
         let namespace = event.object.namespace.as_deref().unwrap_or_default();
         let owners = [old, new, written].into_iter().flatten().filter_map(|seen| seen.owner);
@@ -220,16 +224,17 @@ impl View {
             self.secrets.watched.store().fetch(&object).map(|secret| seen(&secret.metadata));
         let written = lock(&self.secrets.known).written.get(&object).cloned();
         match (stored, written) {
-            (Some(stored), Some(written)) if is_older(&stored, &written) => Some(written),
+            (Some(stored), Some((written, _))) if is_older(&stored, &written) => Some(written),
             (Some(stored), _) => Some(stored),
-            (None, written) => written,
+            (None, Some((written, at))) if at.elapsed() < WATCH_LAG => Some(written),
+            (None, _) => None,
         }
     }
 
     /// Remembers our own write.
     pub fn written(&self, name: &str, seen: Seen) {
         let object = object_ref(Some(&self.namespace), name);
-        lock(&self.secrets.known).written.insert(object, seen);
+        lock(&self.secrets.known).written.insert(object, (seen, Instant::now()));
     }
 
     /// Our write was refused because the Secret is not as we thought: believe the watch.
