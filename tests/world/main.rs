@@ -32,6 +32,7 @@ macro_rules! tests {
 mod accounts;
 mod audit;
 mod certificates;
+mod credential_process;
 mod deletion;
 mod delivery;
 mod leaks;
@@ -62,13 +63,14 @@ fn tests() -> Vec<Test> {
         ownership::tests(),
         delivery::tests(),
         deletion::tests(),
+        credential_process::tests(),
     ]
     .concat()
 }
 
 /// One after another, on a lab of their own: they stop and seal servers.
 fn outage_tests() -> Vec<Test> {
-    [outages::tests(), deletion::outage_tests()].concat()
+    [outages::tests(), deletion::outage_tests(), credential_process::outage_tests()].concat()
 }
 
 fn main() -> ExitCode {
