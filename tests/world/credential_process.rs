@@ -16,6 +16,11 @@ use aws_config::{
     provider_config::ProviderConfig,
 };
 use aws_credential_types::provider::ProvideCredentials as _;
+use aws_smithy_runtime_api::client::{
+    http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
+    orchestrator::HttpRequest,
+    result::ConnectorError,
+};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use vault_aws_lab::{Keys, TrustPolicy, VaultProxy, aws};
@@ -29,6 +34,7 @@ tests![
     boto3_the_cli_and_the_rust_sdk_use_a_profile,
     twenty_cold_starts_at_once_cost_one_request,
     a_quarter_of_an_hour_is_not_a_request_for_each_call,
+    a_cache_that_cannot_be_used_costs_no_credentials,
     a_revoked_token_ends_what_is_served,
     what_went_wrong_is_what_the_sdk_shows,
     the_two_examples_of_the_seeds_readme_work,
@@ -282,6 +288,17 @@ async fn identity(world: &World, keys: &Keys) -> Option<String> {
     aws::text(&answer, "Arn")
 }
 
+/// The Rust SDK wants a client, for profiles other than ours.
+#[derive(Debug)]
+struct NoRequests;
+
+impl HttpConnector for NoRequests {
+    fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+        let error = ConnectorError::user("this profile needs no request to AWS".into());
+        HttpConnectorFuture::ready(Err(error))
+    }
+}
+
 async fn boto3_the_cli_and_the_rust_sdk_use_a_profile(world: World) {
     let person = Person::new(world).await;
     person.profile(&person.line(ROLE));
@@ -313,7 +330,10 @@ async fn boto3_the_cli_and_the_rust_sdk_use_a_profile(world: World) {
         .with_file(ProfileFileKind::Config, person.home.join(".aws/config"))
         .build();
     let provider = ProfileFileCredentialsProvider::builder()
-        .configure(&ProviderConfig::without_region())
+        .configure(
+            &ProviderConfig::without_region()
+                .with_http_client(http_client_fn(|_, _| SharedHttpConnector::new(NoRequests))),
+        )
         .profile_files(files)
         .profile_name("dev")
         .build();
@@ -358,6 +378,16 @@ async fn a_quarter_of_an_hour_is_not_a_request_for_each_call(world: World) {
     let boto3 = run(person.boto3(script));
     assert_eq!((boto3.code, boto3.stdout.lines().count()), (Some(0), 5), "{}", boto3.stderr);
     assert_eq!(person.issued_since(mark), 1);
+}
+
+async fn a_cache_that_cannot_be_used_costs_no_credentials(world: World) {
+    let person = Person::new(world).await;
+    // A file where a folder should be.
+    fs::write(person.home.join(".cache"), "").expect("a file");
+    let ran = person.ask();
+    assert!(ran.credentials()["SessionToken"].is_string());
+    assert!(ran.stderr.starts_with("warning: nothing is cached"), "{}", ran.stderr);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
 }
 
 async fn a_revoked_token_ends_what_is_served(world: World) {
