@@ -34,8 +34,11 @@ mod main_line;
 mod manifest;
 mod order;
 mod ownership;
+mod sources;
 mod stage;
+mod targets;
 mod trial;
+mod validation;
 mod world;
 
 use std::{process::ExitCode, sync::Arc};
@@ -49,8 +52,17 @@ use crate::{
 
 /// Side by side, on one lab.
 fn tests() -> Vec<Test> {
-    [main_line::tests(), order::tests(), accounts::tests(), ownership::tests(), delivery::tests()]
-        .concat()
+    [
+        main_line::tests(),
+        order::tests(),
+        accounts::tests(),
+        ownership::tests(),
+        delivery::tests(),
+        sources::tests(),
+        validation::tests(),
+        targets::tests(),
+    ]
+    .concat()
 }
 
 /// One after another, on a lab of their own: they stop and seal servers.
