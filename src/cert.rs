@@ -9,6 +9,7 @@ pub mod apply;
 pub mod desired;
 pub mod entry;
 pub mod identity;
+pub mod keystore;
 pub mod observe;
 pub mod pair;
 pub mod plan;
@@ -215,12 +216,19 @@ impl Certs {
     ) -> Result<Outcome<VaultCertSyncStatus>, Error> {
         let namespace = sync.namespace().unwrap_or_default();
         let previous = self.previous(sync);
-        let (desired, backend) = match self.desired(sync, &namespace)? {
+        let (mut desired, backend) = match self.desired(sync, &namespace)? {
             Ok(found) => found,
             Err(refusal) => return Ok(refused(previous, &refusal)),
         };
-        let credentials = sync.spec.identity.secret_ref.as_ref().map(|secret| secret.name.as_str());
-        let view = self.secrets.view(&namespace, &sync.name_any(), credentials).await?;
+        let credentials = sync.spec.identity.secret_ref.iter().map(|secret| secret.name.clone());
+        let password = desired.target.pkcs12.iter().map(|keystore| keystore.secret.clone());
+        let used = credentials.chain(password).collect();
+        let view = self.secrets.view(&namespace, &sync.name_any(), used).await?;
+        if let Some(keystore) = &mut desired.target.pkcs12 {
+            // Another password is another wish.
+            keystore.seen =
+                view.get(&keystore.secret).map(|seen| (seen.uid, seen.resource_version));
+        }
         let api = Api::<Secret>::namespaced(self.client.clone(), &namespace);
         let vault = self.connections.client(&backend).await?;
         let place = Place {

@@ -62,8 +62,13 @@ pub async fn apply(
                 applied.certificates.push(status);
                 continue;
             }
-            Action::Create(payload) => {
-                let result = match create(api, &name, payload, owner).await {
+            Action::Create(mut payload) => {
+                let made = payload.finish().map_err(|_| unmade(&name));
+                let created = match made {
+                    Ok(()) => create(api, &name, payload, owner).await,
+                    Err(failure) => Err(failure),
+                };
+                let result = match created {
                     // The watch may be behind: then it is ours, and the next pass looks at it.
                     Err(failure) if failure.reason == SyncReason::SecretNotOurs => {
                         Err(check_owner(api, view, &name, owner).await.unwrap_or(failure))
@@ -72,11 +77,15 @@ pub async fn apply(
                 };
                 (result, Held::Absent)
             }
-            Action::Update { uid, resource_version, payload, surplus, other_owners } => {
+            Action::Update { uid, resource_version, mut payload, surplus, other_owners } => {
+                let made = payload.finish().map_err(|_| unmade(&name));
                 let mut body = body(&payload, &surplus, other_owners, owner);
                 body["metadata"]["uid"] = json!(uid);
                 body["metadata"]["resourceVersion"] = json!(resource_version);
-                let result = update(api, &name, &body).await;
+                let result = match made {
+                    Ok(()) => update(api, &name, &body).await,
+                    Err(failure) => Err(failure),
+                };
                 (result, Held::Intact { uid, resource_version })
             }
             Action::Delete { uid, resource_version } => {
@@ -126,6 +135,16 @@ struct Failure {
     passes: bool,
     /// Whether the view was told how the Secret stands.
     is_seen: bool,
+}
+
+/// A pair that was judged good always gives a keystore.
+fn unmade(name: &str) -> Failure {
+    Failure {
+        reason: SyncReason::InternalError,
+        message: format!("the keystore of Secret `{name}` could not be made"),
+        passes: false,
+        is_seen: true,
+    }
 }
 
 async fn create(

@@ -11,8 +11,9 @@ use sha2::{Digest as _, Sha256};
 use super::entry::Overrides;
 use crate::{
     crd::{
-        self, CertificateSelection, EntryOverride, IdentityKind, SecretDeletion, SecretType,
-        SourceRemoval, SyncReason, TargetKeys, VaultAwsBackend, VaultAwsRole, VaultCertSync,
+        self, CertificateSelection, EntryOverride, IdentityKind, KeystoreProfile, SecretDeletion,
+        SecretType, SourceRemoval, SyncReason, TargetKeys, VaultAwsBackend, VaultAwsRole,
+        VaultCertSync,
     },
     fault::{Fault, Retry},
     naming::{self, IamRole, RoleName, Subject, server_id},
@@ -106,6 +107,21 @@ pub struct Target {
     pub adopt: bool,
     /// Whether the Secret of a removed entry is deleted.
     pub delete_removed: bool,
+    /// The keystore.
+    pub pkcs12: Option<Pkcs12>,
+}
+
+/// A PKCS#12 keystore beside the PEM texts.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pkcs12 {
+    /// The Secret with the password.
+    pub secret: String,
+    /// The key in it.
+    pub key: String,
+    /// How it is encrypted.
+    pub profile: KeystoreProfile,
+    /// UID and version of that Secret, once it was seen.
+    pub seen: Option<(String, String)>,
 }
 
 /// How the AWS identity is got.
@@ -453,6 +469,12 @@ impl Target {
             retain: target.deletion_policy == SecretDeletion::Retain,
             adopt: target.adopt,
             delete_removed: target.on_source_removed == SourceRemoval::Delete,
+            pkcs12: target.pkcs12.as_ref().map(|keystore| Pkcs12 {
+                secret: keystore.password_ref.name.clone(),
+                key: keystore.password_ref.key.clone(),
+                profile: keystore.profile,
+                seen: None,
+            }),
         })
     }
 }

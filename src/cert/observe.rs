@@ -12,8 +12,8 @@ use kube::Api;
 use tokio::time::timeout;
 
 use super::{
-    desired::{Desired, is_path},
-    entry,
+    desired::{Desired, Pkcs12, is_path},
+    entry, keystore,
     pair::{self, Clock, Rules},
     plan::{
         self, Entry, Held, METADATA_ANNOTATION, Managed, OWNER_ANNOTATION, Observed, Payload,
@@ -60,6 +60,14 @@ pub enum Error {
         /// How many there may be.
         limit: usize,
     },
+    /// The password of keystores cannot be had.
+    #[error("Secret `{secret}` {problem}")]
+    Password {
+        /// The Secret.
+        secret: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// More directories than are listed in one pass.
     #[error(
         "the role's directory has more than {DIRECTORIES} directories or is deeper than {DEPTH}: \
@@ -75,15 +83,18 @@ impl Fault for Error {
             Self::ListDenied { .. } => SyncReason::SourceForbidden.as_str(),
             Self::TooMany { .. } => SyncReason::TooManyCertificates.as_str(),
             Self::TooManyDirectories => SyncReason::TooManyDirectories.as_str(),
+            Self::Password { .. } => SyncReason::PasswordNotReady.as_str(),
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
             Self::Vault(error) => error.retry(),
-            Self::ListDenied { .. } | Self::TooMany { .. } | Self::TooManyDirectories => {
-                Retry::Slowly
-            }
+            // A change of the Secret wakes the sync.
+            Self::ListDenied { .. }
+            | Self::TooMany { .. }
+            | Self::TooManyDirectories
+            | Self::Password { .. } => Retry::Slowly,
         }
     }
 
@@ -115,7 +126,7 @@ pub async fn observe(
     let secrets = plan::secret_names(desired, names);
     for (name, secret) in secrets {
         let before = previous.certificates.iter().find(|status| status.name == name);
-        let held = match &secret {
+        let mut held = match &secret {
             Ok(secret) => held(api, view, desired, secret, &name, before).await,
             Err(_) => Held::Absent,
         };
@@ -126,9 +137,20 @@ pub async fn observe(
         } else {
             source(vault, desired, &name, before, &held, now).await?
         };
+        // A keystore of the same content shall stay as it is: whether it is the same, its bytes tell.
+        if let (Source::Read { .. }, Held::Intact { .. }, Ok(secret), Some(_)) =
+            (&source, &held, &secret, &desired.target.pkcs12)
+        {
+            held = read(api, desired, secret).await;
+        }
         entries.push(Entry { name, secret, source, held });
     }
-    Ok(Observed { entries, clock_skewed: is_skewed(vault), is_listed })
+    let is_read = entries.iter().any(|entry| matches!(entry.source, Source::Read { .. }));
+    let password = match &desired.target.pkcs12 {
+        Some(keystore) if is_read => Some(password(api, keystore).await?),
+        _ => None,
+    };
+    Ok(Observed { entries, clock_skewed: is_skewed(vault), is_listed, password })
 }
 
 /// The names that are asked for, those that are there, and those that were delivered before.
@@ -294,6 +316,28 @@ async fn read(api: &Api<Secret>, desired: &Desired, name: &str) -> Held {
     }
 }
 
+/// The password of keystores.
+async fn password(api: &Api<Secret>, keystore: &Pkcs12) -> Result<Redacted<String>, Error> {
+    let refuse = |problem| Error::Password { secret: keystore.secret.clone(), problem };
+    let secret = match timeout(KUBERNETES_TIMEOUT, api.get_opt(&keystore.secret)).await {
+        Ok(Ok(Some(secret))) => secret,
+        Ok(Ok(None)) => return Err(refuse("with the keystore's password is not there")),
+        Ok(Err(_)) | Err(_) => return Err(refuse("with the keystore's password cannot be read")),
+    };
+    let mut data = secret.data.unwrap_or_default();
+    let value = data.remove(&keystore.key).map(|value| Redacted::new(value.0));
+    let value = value.ok_or_else(|| refuse("lacks the key of target.pkcs12.passwordRef"))?;
+    let text = std::str::from_utf8(value.expose())
+        .map_err(|_| refuse("has a keystore's password that is no text"))?;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    // What PKCS#12 cannot say: its strings are UTF-16 without surrogates, and end with a null.
+    if text.is_empty() || text.chars().any(|c| c == '\0' || c > '\u{ffff}') {
+        return Err(refuse("has an empty keystore's password, or one with unusable characters"));
+    }
+    Ok(Redacted::new(text.to_owned()))
+}
+
 fn standing(secret: Secret, seen: Seen, desired: &Desired) -> Standing {
     let metadata = secret.metadata;
     let annotations = metadata.annotations.unwrap_or_default();
@@ -305,7 +349,9 @@ fn standing(secret: Secret, seen: Seen, desired: &Desired) -> Standing {
     managed.labels.extend(wanted.labels);
     managed.labels.extend([plan::MANAGED_LABEL.to_owned(), plan::SYNC_LABEL.to_owned()]);
     managed.annotations.extend(wanted.annotations);
-    managed.annotations.extend([METADATA_ANNOTATION.to_owned(), OWNER_ANNOTATION.to_owned()]);
+    managed
+        .annotations
+        .extend([METADATA_ANNOTATION, OWNER_ANNOTATION, keystore::ANNOTATION].map(str::to_owned));
     let (ours, other_owners): (Vec<_>, Vec<_>) = metadata
         .owner_references
         .unwrap_or_default()
@@ -330,6 +376,7 @@ fn standing(secret: Secret, seen: Seen, desired: &Desired) -> Standing {
             .into_iter()
             .map(|(key, value)| (key, Redacted::new(value.0)))
             .collect(),
+        keystore: None,
     };
     Standing {
         uid: seen.uid,

@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::{
     desired::{Desired, NameRefusal},
+    keystore::{self, Recipe},
     pair::{Pair, Refusal},
     validation,
 };
@@ -51,6 +52,8 @@ pub struct Observed {
     pub clock_skewed: bool,
     /// Whether the directory was listed and is not empty: only then an entry can be gone.
     pub is_listed: bool,
+    /// The password of keystores, where one is asked for and a certificate was read.
+    pub password: Option<Redacted<String>>,
 }
 
 /// One entry and the Secret it goes to.
@@ -161,11 +164,18 @@ pub struct Payload {
     pub owned: bool,
     /// Its data.
     pub data: BTreeMap<String, Redacted<Vec<u8>>>,
+    /// A keystore that is still to be made; it comes to the data.
+    pub keystore: Option<Recipe>,
 }
 
 impl Payload {
     /// What the Secret of a pair is to hold.
-    pub fn of(pair: &Pair, desired: &Desired) -> Self {
+    pub fn of(
+        entry: &str,
+        pair: &Pair,
+        desired: &Desired,
+        password: Option<&Redacted<String>>,
+    ) -> Self {
         let target = &desired.target;
         let redacted = |text: &str| Redacted::new(text.as_bytes().to_vec());
         let mut data = BTreeMap::from([
@@ -180,6 +190,11 @@ impl Payload {
             let text = [pair.certificate_pem.as_bytes(), key].concat();
             data.insert(combined.clone(), Redacted::new(text));
         }
+        let keystore = target
+            .pkcs12
+            .as_ref()
+            .zip(password)
+            .map(|(asked, password)| Recipe::new(entry, pair, password, asked.profile));
         let mut labels = labels(&desired.name);
         labels.extend(target.labels.clone());
         let mut annotations = target.annotations.clone();
@@ -189,11 +204,47 @@ impl Payload {
         if let Some(managed) = Managed::of(desired).annotation() {
             annotations.insert(METADATA_ANNOTATION.to_owned(), managed);
         }
-        Self { kind: target.kind.as_str().into(), labels, annotations, owned: !target.retain, data }
+        Self {
+            kind: target.kind.as_str().into(),
+            labels,
+            annotations,
+            owned: !target.retain,
+            data,
+            keystore,
+        }
+    }
+
+    /// Takes the keystore that is there, if it was made of the same.
+    fn keep_keystore(&mut self, stands: &Self) {
+        let (Some(recipe), Some(bytes)) = (&self.keystore, stands.data.get(keystore::KEY)) else {
+            return;
+        };
+        let annotation = recipe.annotation(bytes.expose());
+        if stands.annotations.get(keystore::ANNOTATION) == Some(&annotation) {
+            self.annotations.insert(keystore::ANNOTATION.to_owned(), annotation);
+            self.data.insert(keystore::KEY.to_owned(), bytes.clone());
+            self.keystore = None;
+        }
+    }
+
+    /// Makes the keystore, if there is one to be made.
+    ///
+    /// # Errors
+    /// Where it cannot be encoded.
+    pub fn finish(&mut self) -> Result<(), keystore::Error> {
+        if let Some(recipe) = self.keystore.take() {
+            let bytes = recipe.encode()?;
+            let annotation = recipe.annotation(&bytes);
+            self.annotations.insert(keystore::ANNOTATION.to_owned(), annotation);
+            self.data.insert(keystore::KEY.to_owned(), Redacted::new(bytes));
+        }
+        Ok(())
     }
 
     fn size(&self) -> usize {
-        self.data.iter().map(|(key, value)| key.len() + value.expose().len()).sum()
+        let keystore = self.keystore.as_ref().map_or(0, Recipe::size);
+        let data = self.data.iter().map(|(key, value)| key.len() + value.expose().len());
+        data.sum::<usize>() + keystore
     }
 }
 
@@ -396,13 +447,13 @@ pub fn plan(
     previous: &VaultCertSyncStatus,
     now: Timestamp,
 ) -> Plan {
-    let steps = observed
-        .entries
+    let Observed { entries, clock_skewed, is_listed, password } = observed;
+    let seen = Seen { clock_skewed, is_listed, password: password.as_ref(), now };
+    let steps = entries
         .into_iter()
         .filter_map(|entry| {
             let before = previous.certificates.iter().find(|status| status.name == entry.name);
-            let mut step =
-                step(desired, entry, before, observed.clock_skewed, observed.is_listed, now)?;
+            let mut step = step(desired, entry, before, &seen)?;
             if step.status.state == CertificateState::Synced {
                 step.status.shape = Some(desired.shape(&step.status.name));
             }
@@ -412,14 +463,21 @@ pub fn plan(
     Plan { steps }
 }
 
+/// What was seen that concerns every entry.
+struct Seen<'a> {
+    clock_skewed: bool,
+    is_listed: bool,
+    password: Option<&'a Redacted<String>>,
+    now: Timestamp,
+}
+
 fn step(
     desired: &Desired,
     entry: Entry,
     before: Option<&CertificateStatus>,
-    clock_skewed: bool,
-    is_listed: bool,
-    now: Timestamp,
+    seen: &Seen<'_>,
 ) -> Option<Step> {
+    let Seen { clock_skewed, is_listed, password, now } = *seen;
     let Entry { name, secret, source, held } = entry;
     let refuse = |reason: SyncReason, message: String| {
         Some(Step {
@@ -501,7 +559,7 @@ fn step(
                 }
                 Held::Absent | Held::Intact { .. } | Held::Touched(_) | Held::Adoptable(_) => {}
             }
-            let payload = Payload::of(&pair, desired);
+            let payload = Payload::of(&name, &pair, desired, password);
             if payload.size() > SECRET_LIMIT {
                 return refuse(
                     SyncReason::TooLarge,
@@ -584,7 +642,8 @@ enum Correction {
 
 type Uncorrectable = (SyncReason, &'static str, Standing);
 
-fn correct(stands: Standing, payload: Payload) -> Result<Correction, Uncorrectable> {
+fn correct(stands: Standing, mut payload: Payload) -> Result<Correction, Uncorrectable> {
+    payload.keep_keystore(&stands.payload);
     if stands.payload == payload {
         return Ok(Correction::None { resource_version: stands.resource_version });
     }

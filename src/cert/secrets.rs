@@ -85,8 +85,8 @@ pub struct Secrets {
 struct Known {
     /// Our last write to each Secret, and when: the watch tells of it later, and its event is no news.
     written: HashMap<SecretRef, (Seen, Instant)>,
-    /// By namespace: its syncs, and the credentials Secret that each refers to.
-    syncs: HashMap<String, BTreeMap<String, Option<String>>>,
+    /// By namespace: its syncs, and the Secrets that each uses: credentials, passwords.
+    syncs: HashMap<String, BTreeMap<String, Vec<String>>>,
 }
 
 impl std::fmt::Debug for Secrets {
@@ -133,14 +133,14 @@ impl Secrets {
         &self,
         namespace: &str,
         sync: &str,
-        credentials: Option<&str>,
+        used: Vec<String>,
     ) -> Result<View, Unseen> {
         self.watched.include(namespace);
         lock(&self.known)
             .syncs
             .entry(namespace.to_owned())
             .or_default()
-            .insert(sync.to_owned(), credentials.map(str::to_owned));
+            .insert(sync.to_owned(), used);
         let end = Instant::now() + FIRST_LIST;
         loop {
             match self.watched.access(Some(namespace)) {
@@ -173,7 +173,7 @@ impl Secrets {
         }
     }
 
-    /// The syncs whose Secrets somebody else touched, or whose credentials changed.
+    /// The syncs whose Secrets somebody else touched, or whose credentials or password changed.
     pub fn triggers(&self) -> impl Stream<Item = ObjectRef<VaultCertSync>> + Send + 'static {
         struct Source {
             secrets: Secrets,
@@ -199,7 +199,7 @@ impl Secrets {
     }
 
     /// The syncs that a change concerns: the one that controls the Secret, and those that use it as
-    /// credentials; none if it is our own write.
+    /// credentials or password; none if it is our own write.
     fn concerned(&self, event: &Event<PartialObjectMeta<Secret>>) -> Vec<ObjectRef<VaultCertSync>> {
         let mut known = lock(&self.known);
         let new = event.new.as_ref().map(|secret| seen(&secret.metadata));
@@ -218,8 +218,7 @@ impl Secrets {
             .flatten()
             .collect();
         if let Some(syncs) = known.syncs.get(namespace) {
-            let uses =
-                |credentials: &Option<String>| credentials.as_ref() == Some(&event.object.name);
+            let uses = |used: &Vec<String>| used.contains(&event.object.name);
             names.extend(syncs.iter().filter(|(_, used)| uses(used)).map(|(sync, _)| sync.clone()));
         }
         names.iter().map(|name| object_ref(Some(namespace), name)).collect()

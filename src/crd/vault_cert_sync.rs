@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{BackendRef, LocalRef, Partition, Span, reasons};
+use super::{BackendRef, KeyRef, LocalRef, Partition, Span, reasons};
 
 /// Delivers the certificates of one AWS IAM role from Vault's KV v2 engine as Secrets of this
 /// namespace, through a Vault session authenticated as that role.
@@ -309,6 +309,10 @@ pub struct Target {
     /// What happens to the Secret of an entry that was removed from Vault with all its versions.
     #[serde(default)]
     pub on_source_removed: SourceRemoval,
+    /// Also a PKCS#12 keystore, under the key keystore.p12. It has one entry, named as the entry in
+    /// Vault, with the private key, the leaf and its chain. Default: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pkcs12: Option<Pkcs12>,
 }
 
 impl Default for Target {
@@ -322,6 +326,7 @@ impl Default for Target {
             deletion_policy: SecretDeletion::default(),
             adopt: false,
             on_source_removed: SourceRemoval::default(),
+            pkcs12: None,
         }
     }
 }
@@ -375,6 +380,28 @@ impl Default for TargetKeys {
     fn default() -> Self {
         Self { certificate: tls_crt(), private_key: tls_key(), ca: ca_crt(), combined: None }
     }
+}
+
+/// A PKCS#12 keystore.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pkcs12 {
+    /// The password: text in a Secret of this namespace, not empty. A line break at its end is not part
+    /// of it.
+    pub password_ref: KeyRef,
+    /// How the keystore is encrypted.
+    #[serde(default)]
+    pub profile: KeystoreProfile,
+}
+
+/// How a keystore is encrypted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub enum KeystoreProfile {
+    /// PBES2 with AES-256-CBC and HMAC-SHA256, 10,000 rounds: OpenSSL 1.1 and Java 8u301 and later.
+    #[default]
+    Modern2023,
+    /// 3DES and SHA-1, for older programs.
+    LegacyDES,
 }
 
 /// Whether a Secret goes with its VaultCertSync.
@@ -552,6 +579,8 @@ reasons! {
         IdentityNotReady,
         /// AWS does not let the operator assume the role: the client's trust policy.
         AssumeRoleDenied,
+        /// The Secret with the keystore's password is missing, lacks the key, or has no usable text.
+        PasswordNotReady,
         /// The operator itself has no AWS identity.
         NoAwsCredentials,
         /// AWS refused the credentials.

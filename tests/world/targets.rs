@@ -1,15 +1,20 @@
 //! What the Secrets are like, whose they are, and when they go.
 
-use std::fs;
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
+};
 
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 use vault_aws_lab::installation::repository;
 
 use crate::{
-    certificates::{Authority, Issued},
+    certificates::{Authority, Issued, Kind, traditional},
+    leaks,
     manifest::secret,
-    world::{PATIENCE, World, text},
+    world::{ACCOUNT, PATIENCE, World, text},
 };
 
 tests![
@@ -22,6 +27,8 @@ tests![
     a_secret_of_another_type_is_refused,
     the_secret_of_a_removed_entry_goes_where_that_is_asked_for_and_allowed,
     an_empty_directory_deletes_nothing,
+    a_keystore_is_read_by_openssl_and_changes_only_with_its_content,
+    a_keystore_waits_for_its_password,
 ];
 
 async fn stage(world: &World) -> (Authority, Issued) {
@@ -263,4 +270,152 @@ async fn an_empty_directory_deletes_nothing(world: World) {
     }
     let after = world.secret("web-tls").await.expect("the Secret");
     assert_eq!(after.resource_version(), before.resource_version());
+}
+
+/// What openssl says, on stdout and stderr, of this input.
+fn openssl(args: &[&str], input: &[u8]) -> (String, String) {
+    let mut child = Command::new("openssl")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("openssl");
+    child.stdin.take().expect("a pipe").write_all(input).expect("openssl reads");
+    let output = child.wait_with_output().expect("openssl ends");
+    let texts = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into());
+    let [said, told]: [String; 2] = texts;
+    assert!(output.status.success(), "openssl {}: {told}", args.join(" "));
+    (said, told)
+}
+
+/// The keystore in a Secret.
+fn keystore(secret: &k8s_openapi::api::core::v1::Secret) -> Vec<u8> {
+    let data = secret.data.as_ref().and_then(|data| data.get("keystore.p12"));
+    data.map(|bytes| bytes.0.clone()).unwrap_or_default()
+}
+
+/// Reads a keystore with openssl: its chain and its key are those that were issued.
+fn holds(bytes: &[u8], password: &str, issued: &Issued, legacy: bool) -> String {
+    let password = format!("pass:{password}");
+    let arguments = |more: &[&'static str]| -> Vec<String> {
+        let legacy = if legacy { &["-legacy"][..] } else { &[] };
+        let all = [&["pkcs12", "-passin"][..], &[&password], more, legacy].concat();
+        all.into_iter().map(str::to_owned).collect()
+    };
+    let run = |more: &[&'static str]| {
+        let arguments = arguments(more);
+        openssl(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), bytes)
+    };
+    let (certificates, _) = run(&["-nokeys"]);
+    let blocks = certificates.matches("BEGIN CERTIFICATE").count();
+    assert_eq!(blocks, 1 + issued.intermediates.len(), "{certificates}");
+    for pem in [&issued.certificate].into_iter().chain(&issued.intermediates) {
+        let body: String = pem.lines().filter(|line| !line.starts_with("--")).collect();
+        let all: String = certificates.lines().collect();
+        assert!(all.contains(&body), "{certificates}");
+    }
+    assert!(certificates.contains("friendlyName: tls"), "{certificates}");
+    let (key, _) = run(&["-nocerts", "-noenc"]);
+    let (public, _) = openssl(&["pkey", "-pubout"], key.as_bytes());
+    let (expected, _) = openssl(&["x509", "-pubkey", "-noout"], issued.certificate.as_bytes());
+    assert_eq!(public, expected);
+    run(&["-info", "-noout"]).1
+}
+
+async fn a_keystore_is_read_by_openssl_and_changes_only_with_its_content(world: World) {
+    world.backend().apply().await;
+    world.role("web").apply().await;
+    let authority = Authority::new("World CA").intermediate("Issuing CA");
+    let issued = authority.issue("web.example.com");
+    world.put_certificate("web", "tls", &issued).await;
+    let (first, second) = ("correct horse", "battery staple");
+    for password in [first, second] {
+        leaks::plant("keystore password", password);
+    }
+    // As from a file: the line break is not part of it.
+    secret(&world, "store", json!({"password": format!("{first}\n")})).apply().await;
+    let asked = json!({"passwordRef": {"name": "store", "key": "password"}});
+    let sync = world.sync("web").with("spec.target.pkcs12", asked);
+    sync.apply().await;
+    let before = world.delivered("web-tls", &issued).await;
+    let told = holds(&keystore(&before), first, &issued, false);
+    for part in ["AES-256-CBC", "hmacWithSHA256", "Iteration 10000", "MAC: sha256"] {
+        assert!(told.contains(part), "{told}");
+    }
+    world.ready("vaultcertsync/web").await;
+    // The same content in a new version, and a Secret that was edited beside it.
+    assert_eq!(world.put_certificate("web", "tls", &issued).await, 2);
+    world.refresh("web").await;
+    world
+        .eventually("version 2", PATIENCE, async || {
+            let one = world.certificate("web", "tls").await?;
+            (one.version == Some(2)).then_some(())
+        })
+        .await;
+    world.patch("secret/web-tls", json!({"data": {"ca.crt": null}})).await;
+    world
+        .eventually("ca.crt to be put back", PATIENCE, async || {
+            let secret = world.secret("web-tls").await?;
+            (text(&secret, "ca.crt") == issued.root).then_some(())
+        })
+        .await;
+    let after = world.secret("web-tls").await.expect("the Secret");
+    assert!(keystore(&after) == keystore(&before), "the keystore was made anew");
+    // Edited itself, it is made anew.
+    world.patch("secret/web-tls", json!({"data": {"keystore.p12": "AAAA"}})).await;
+    let changed = async |old: Vec<u8>| {
+        let what = "another keystore";
+        world
+            .eventually(what, PATIENCE, async || {
+                let bytes = keystore(&world.secret("web-tls").await?);
+                (bytes != old && bytes.len() > 3).then_some(bytes)
+            })
+            .await
+    };
+    let bytes = changed(keystore(&after)).await;
+    holds(&bytes, first, &issued, false);
+    // Another password, without a look at the interval.
+    secret(&world, "store", json!({"password": second})).apply().await;
+    let bytes = changed(bytes).await;
+    holds(&bytes, second, &issued, false);
+    sync.clone().with("spec.target.pkcs12.profile", "LegacyDES").apply().await;
+    let bytes = changed(bytes).await;
+    let told = holds(&bytes, second, &issued, true);
+    assert!(told.contains("pbeWithSHA1And3-KeyTripleDES-CBC"), "{told}");
+    // A key that is not stored as PKCS#8.
+    let rsa = authority.leaf("web.example.com").key(Kind::Rsa).issue();
+    let fields = json!({
+        "certificate": rsa.certificate,
+        "private_key": traditional("RSA PRIVATE KEY", &rsa.key),
+        "ca_chain": rsa.intermediates,
+    });
+    world.put_entry(ACCOUNT, "web", "tls", fields).await;
+    world.refresh("web").await;
+    let secret = world.delivered("web-tls", &rsa).await;
+    holds(&keystore(&secret), second, &rsa, true);
+    // Asked for no longer.
+    world.sync("web").apply().await;
+    world
+        .eventually("the keystore to go", PATIENCE, async || {
+            let secret = world.secret("web-tls").await?;
+            (!secret.data?.contains_key("keystore.p12")).then_some(())
+        })
+        .await;
+}
+
+async fn a_keystore_waits_for_its_password(world: World) {
+    let (_, issued) = stage(&world).await;
+    let asked = json!({"passwordRef": {"name": "store", "key": "password"}});
+    world.sync("web").with("spec.target.pkcs12", asked).apply().await;
+    world.becomes("vaultcertsync/web", "Ready", "False", "PasswordNotReady").await;
+    for data in [json!({"other": "x"}), json!({"password": "\n"})] {
+        secret(&world, "store", data).apply().await;
+        world.becomes("vaultcertsync/web", "Ready", "False", "PasswordNotReady").await;
+        assert!(world.secret("web-tls").await.is_none());
+    }
+    leaks::plant("keystore password", "open sesame 1");
+    secret(&world, "store", json!({"password": "open sesame 1"})).apply().await;
+    world.delivered("web-tls", &issued).await;
+    world.ready("vaultcertsync/web").await;
 }

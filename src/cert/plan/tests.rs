@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     cert::{
-        desired::{Identity, Override, Selection, Target, Validation},
+        desired::{Identity, Override, Pkcs12, Selection, Target, Validation},
         entry::{self, Overrides},
         pair::{
             self, Clock, Rules,
@@ -64,7 +64,7 @@ fn intact() -> Held {
 
 fn observed(source: Source, held: Held) -> Observed {
     let entry = Entry { name: "tls".into(), secret: Ok("web-tls".into()), source, held };
-    Observed { entries: vec![entry], clock_skewed: false, is_listed: true }
+    Observed { entries: vec![entry], clock_skewed: false, is_listed: true, password: None }
 }
 
 /// The status after `leaf` was delivered in version 1.
@@ -225,7 +225,7 @@ fn pair_of(leaf: &Leaf) -> Pair {
 }
 
 fn payload(leaf: &Leaf) -> Payload {
-    Payload::of(&pair_of(leaf), &desired())
+    Payload::of("tls", &pair_of(leaf), &desired(), None)
 }
 
 #[test]
@@ -368,7 +368,7 @@ fn an_opaque_secret_has_the_keys_that_are_asked_for() {
     desired.target.keys.certificate = "server.pem".into();
     desired.target.keys.combined = Some("all.pem".into());
     let pair = pair_of(&leaf());
-    let payload = Payload::of(&pair, &desired);
+    let payload = Payload::of("tls", &pair, &desired, None);
     assert_eq!(payload.kind, "Opaque");
     assert_eq!(payload.data.keys().collect::<Vec<_>>(), ["all.pem", "server.pem", "tls.key"]);
     let all = format!("{}{}", pair.certificate_pem, pair.key_pem.expose());
@@ -381,7 +381,7 @@ fn a_label_that_is_asked_for_no_longer_goes_and_others_stay() {
     let mut with = desired();
     with.target.labels.insert("team".into(), "a".into());
     with.target.annotations.insert("example.com/note".into(), "b".into());
-    let before = Payload::of(&pair_of(&leaf), &with);
+    let before = Payload::of("tls", &pair_of(&leaf), &with, None);
     let managed = Managed::read(&before.annotations[METADATA_ANNOTATION]);
     assert_eq!(managed, Managed::of(&with));
     let held = touched(before, false);
@@ -470,4 +470,121 @@ fn the_secret_of_a_removed_entry_goes_at_the_second_look_and_only_if_the_directo
     // Without being asked for it is kept for good.
     let kept = step_of(&desired(), Source::Absent, intact(), &then(&first));
     assert_eq!(kept.status.reason.as_deref(), Some("SourceAbsent"));
+}
+
+#[test]
+fn a_keystore_of_the_same_content_stays_as_it_is() {
+    let leaf = leaf();
+    let mut with = desired();
+    with.target.pkcs12 = Some(Pkcs12 {
+        secret: "password".into(),
+        key: "password".into(),
+        profile: crate::crd::KeystoreProfile::Modern2023,
+        seen: None,
+    });
+    let password = |text: &str| Some(Redacted::new(text.to_owned()));
+    let look = |stands: Payload, text: &str| {
+        let observed = observed(read(&leaf, 2), touched(stands, false));
+        let observed = Observed { password: password(text), ..observed };
+        super::plan(&with, observed, &delivered(&leaf), now()).steps.remove(0).action
+    };
+    let mut stands = Payload::of("tls", &pair_of(&leaf), &with, password("one").as_ref());
+    assert!(stands.finish().is_ok() && stands.data.contains_key(keystore::KEY));
+    assert!(matches!(look(stands.clone(), "one"), Action::Leave));
+    assert!(matches!(look(stands.clone(), "other"), Action::Update { .. }));
+    let mut edited = stands.clone();
+    edited.data.insert(keystore::KEY.into(), Redacted::new(b"edited".to_vec()));
+    assert!(matches!(look(edited, "one"), Action::Update { .. }));
+    // Asked for no longer.
+    let held = touched(stands, false);
+    let step = step_of(&desired(), read(&leaf, 2), held, &delivered(&leaf));
+    let Action::Update { surplus, .. } = step.action else { panic!("no update") };
+    assert_eq!(surplus.data, [keystore::KEY]);
+    assert_eq!(surplus.annotations, [keystore::ANNOTATION]);
+}
+
+/// A Secret is what its pair is, whatever stood there and whatever was asked for.
+mod any {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fields() -> impl Strategy<Value = serde_json::Map<String, serde_json::Value>> {
+        let leaf = std::sync::Arc::new((leaf(), leaf()));
+        let text = (0..6_u8, any::<Vec<u8>>(), any::<prop::sample::Index>()).prop_map(
+            move |(kind, bytes, at)| match kind {
+                0 => leaf.0.certificate.clone(),
+                1 => leaf.0.key.clone(),
+                2 => leaf.1.certificate.clone(),
+                3 => leaf.1.key.clone(),
+                4 => {
+                    let mut text = leaf.0.certificate.clone();
+                    text.truncate(at.index(text.len()));
+                    text
+                }
+                _ => String::from_utf8_lossy(&bytes).into_owned(),
+            },
+        );
+        let names = ["certificate", "private_key", "chain", "ca.crt", "tls.crt", "x"];
+        let name = prop::sample::select(names.to_vec());
+        prop::collection::vec((name, text), 0..6).prop_map(|pairs| {
+            pairs.into_iter().map(|(name, text)| (name.to_owned(), text.into())).collect()
+        })
+    }
+
+    fn key_of(certificate: &str) -> Vec<u8> {
+        use x509_parser::prelude::*;
+        let der = pair::fixtures::der(certificate);
+        let (_, leaf) = X509Certificate::from_der(&der).unwrap();
+        leaf.public_key().subject_public_key.data.to_vec()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::with_cases(256)
+        })]
+
+        #[test]
+        fn a_payload_is_only_ever_a_matching_pair(
+            fields in fields(),
+            stands in prop::collection::btree_map("[a-z.]{1,8}", any::<Vec<u8>>(), 0..4),
+            combined in any::<bool>(),
+            opaque in any::<bool>(),
+        ) {
+            let rules = Rules { clock: Clock::Trusted(now()), allow_ca_leaf: false };
+            let pair = entry::read(&fields, &Overrides::default())
+                .and_then(|texts| pair::parse(&texts, &rules));
+            let mut desired = desired();
+            if opaque {
+                desired.target.kind = crate::crd::SecretType::Opaque;
+                desired.target.keys.certificate = "crt".into();
+                desired.target.keys.combined = combined.then(|| "all".into());
+            }
+            let source =
+                Source::Read { version: 2, created_time: WRITTEN.into(), pair: Box::new(pair) };
+            let kind = desired.target.kind.as_str().to_owned();
+            let data = stands.into_iter().map(|(key, value)| (key, Redacted::new(value)));
+            let held = touched(
+                Payload { kind, owned: true, data: data.collect(), ..Payload::default() },
+                false,
+            );
+            let step = step_of(&desired, source, held, &VaultCertSyncStatus::default());
+            let Action::Update { payload, surplus, .. } = step.action else {
+                prop_assert_ne!(step.status.state, CertificateState::Synced);
+                return Ok(());
+            };
+            let text = |key: &str| {
+                String::from_utf8(payload.data[key].expose().clone()).unwrap()
+            };
+            let (certificate, key) = (text(&desired.target.keys.certificate), text("tls.key"));
+            let public = rcgen::PublicKeyData::der_bytes(
+                &rcgen::KeyPair::from_pem(&key).unwrap(),
+            ).to_vec();
+            prop_assert_eq!(key_of(&certificate), public);
+            if let Some(all) = &desired.target.keys.combined {
+                prop_assert_eq!(text(all), format!("{certificate}{key}"));
+            }
+            prop_assert!(surplus.data.iter().all(|key| !payload.data.contains_key(key)));
+        }
+    }
 }
