@@ -131,7 +131,7 @@ pub struct CertificateSelection {
         length(min = 1, max = 200),
         inner(
             length(min = 1, max = 253),
-            pattern(r"^[^/\x00-\x1f\x7f%?#]+(/[^/\x00-\x1f\x7f%?#]+)*$")
+            pattern(r"^(\.*[^./\x00-\x1f\x7f%?#][^/\x00-\x1f\x7f%?#]*|\.{3,})(/(\.*[^./\x00-\x1f\x7f%?#][^/\x00-\x1f\x7f%?#]*|\.{3,}))*$")
         )
     )]
     #[serde(default = "everything")]
@@ -141,7 +141,7 @@ pub struct CertificateSelection {
         length(max = 200),
         inner(
             length(min = 1, max = 253),
-            pattern(r"^[^/\x00-\x1f\x7f%?#]+(/[^/\x00-\x1f\x7f%?#]+)*$")
+            pattern(r"^(\.*[^./\x00-\x1f\x7f%?#][^/\x00-\x1f\x7f%?#]*|\.{3,})(/(\.*[^./\x00-\x1f\x7f%?#][^/\x00-\x1f\x7f%?#]*|\.{3,}))*$")
         )
     )]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -315,8 +315,8 @@ fn holds(bytes: &[u8], password: &str, issued: &Issued, legacy: bool) -> String 
         let all: String = certificates.lines().collect();
         assert!(all.contains(&body), "{certificates}");
     }
-    assert!(certificates.contains("friendlyName: tls"), "{certificates}");
     let (key, _) = run(&["-nocerts", "-noenc"]);
+    assert!(key.contains("friendlyName: tls"), "the key is named as the entry");
     let (public, _) = openssl(&["pkey", "-pubout"], key.as_bytes());
     let (expected, _) = openssl(&["x509", "-pubkey", "-noout"], issued.certificate.as_bytes());
     assert_eq!(public, expected);
@@ -329,7 +329,8 @@ async fn a_keystore_is_read_by_openssl_and_changes_only_with_its_content(world: 
     let authority = Authority::new("World CA").intermediate("Issuing CA");
     let issued = authority.issue("web.example.com");
     world.put_certificate("web", "tls", &issued).await;
-    let (first, second) = ("correct horse", "battery staple");
+    let (first, second) =
+        ("correct horse battery staple, the first", "correct horse battery staple, another");
     for password in [first, second] {
         leaks::plant("keystore password", password);
     }
@@ -414,8 +415,10 @@ async fn a_keystore_waits_for_its_password(world: World) {
         world.becomes("vaultcertsync/web", "Ready", "False", "PasswordNotReady").await;
         assert!(world.secret("web-tls").await.is_none());
     }
-    leaks::plant("keystore password", "open sesame 1");
-    secret(&world, "store", json!({"password": "open sesame 1"})).apply().await;
+    leaks::plant("keystore password", "open sesame, and be long enough to be found");
+    secret(&world, "store", json!({"password": "open sesame, and be long enough to be found"}))
+        .apply()
+        .await;
     world.delivered("web-tls", &issued).await;
     world.ready("vaultcertsync/web").await;
 }
