@@ -603,28 +603,22 @@ fn step(
                     payload,
                     other_owners: None,
                 },
-                Held::Touched(stands) | Held::Adoptable(stands) => {
-                    match correct(*stands, payload) {
-                        Ok(Correction::None { resource_version }) => {
-                            status.secret_resource_version = Some(resource_version);
-                            Action::Leave
-                        }
-                        Ok(Correction::Update(action)) => action,
-                        Err((reason, message, stands)) => {
-                            let stands = Box::new(stands);
-                            let held = if is_ours {
-                                Held::Touched(stands)
-                            } else {
-                                Held::Adoptable(stands)
-                            };
-                            let secret = Some(&secret_name);
-                            return Some(Step {
-                                action: Action::Leave,
-                                status: refused(&name, secret, before, &held, reason, message, now),
-                            });
-                        }
+                Held::Touched(stands) | Held::Adoptable(stands) => match correct(stands, payload) {
+                    Ok(Correction::None { resource_version }) => {
+                        status.secret_resource_version = Some(resource_version);
+                        Action::Leave
                     }
-                }
+                    Ok(Correction::Update(action)) => *action,
+                    Err((reason, message, stands)) => {
+                        let held =
+                            if is_ours { Held::Touched(stands) } else { Held::Adoptable(stands) };
+                        let secret = Some(&secret_name);
+                        return Some(Step {
+                            action: Action::Leave,
+                            status: refused(&name, secret, before, &held, reason, message, now),
+                        });
+                    }
+                },
                 Held::Foreign | Held::Unreadable => Action::Leave,
             };
             Some(Step { action, status })
@@ -637,12 +631,12 @@ enum Correction {
     /// It is.
     None { resource_version: String },
     /// By a write.
-    Update(Action),
+    Update(Box<Action>),
 }
 
-type Uncorrectable = (SyncReason, &'static str, Standing);
+type Uncorrectable = (SyncReason, &'static str, Box<Standing>);
 
-fn correct(stands: Standing, mut payload: Payload) -> Result<Correction, Uncorrectable> {
+fn correct(stands: Box<Standing>, mut payload: Payload) -> Result<Correction, Uncorrectable> {
     payload.keep_keystore(&stands.payload);
     if stands.payload == payload {
         return Ok(Correction::None { resource_version: stands.resource_version });
@@ -660,6 +654,7 @@ fn correct(stands: Standing, mut payload: Payload) -> Result<Correction, Uncorre
     let without = |stands: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>| {
         stands.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect()
     };
+    let stands = *stands;
     let surplus = Surplus {
         labels: without(&stands.payload.labels, &payload.labels),
         annotations: without(&stands.payload.annotations, &payload.annotations),
@@ -670,13 +665,13 @@ fn correct(stands: Standing, mut payload: Payload) -> Result<Correction, Uncorre
             .filter(|key| !payload.data.contains_key(key))
             .collect(),
     };
-    Ok(Correction::Update(Action::Update {
+    Ok(Correction::Update(Box::new(Action::Update {
         uid: stands.uid,
         resource_version: stands.resource_version,
         other_owners: (stands.payload.owned != payload.owned).then_some(stands.other_owners),
         payload,
         surplus,
-    }))
+    })))
 }
 
 /// An entry that is gone from a directory that is not: its Secret goes at the second look.
