@@ -58,6 +58,18 @@ pub struct VaultAwsBackendSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     #[serde(default)]
     pub tenancy: Vec<TenancyRule>,
+    /// Prefixes of labels and annotations that a VaultCertSync may not put on its Secrets, because
+    /// other programs of the cluster act on them. Those of Kubernetes and of this operator are always
+    /// denied. Default: Argo CD, reflector, replicator.
+    #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
+    #[serde(default = "acted_upon")]
+    pub denied_metadata_prefixes: Vec<String>,
+}
+
+fn acted_upon() -> Vec<String> {
+    ["argocd.argoproj.io/", "reflector.v1.k8s.emberstack.com/", "replicator.v1.mittwald.de/"]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 /// The connection to Vault.

@@ -44,8 +44,11 @@ mod order;
 mod outages;
 mod ownership;
 mod refusals;
+mod sources;
 mod stage;
+mod targets;
 mod trial;
+mod validation;
 mod world;
 
 use std::{process::ExitCode, sync::Arc};
@@ -65,6 +68,9 @@ fn tests() -> Vec<Test> {
         accounts::tests(),
         ownership::tests(),
         delivery::tests(),
+        sources::tests(),
+        validation::tests(),
+        targets::tests(),
         deletion::tests(),
         acl::tests(),
         entries::tests(),
