@@ -5,6 +5,7 @@
 //! and a Vault session; LIST and metadata; data only where a version is new; the whole pair parsed and
 //! judged; then the writes, and the status last.
 
+pub mod accounts;
 pub mod apply;
 pub mod desired;
 pub mod entry;
@@ -29,6 +30,7 @@ use k8s_openapi::{
 use kube::{Api, Client, Resource, ResourceExt, core::PartialObjectMeta};
 
 use self::{
+    accounts::Accounts,
     apply::apply,
     desired::{Desired, References, Refusal},
     identity::{Identities, Place},
@@ -39,6 +41,7 @@ use self::{
 use crate::{
     connection::{self, Connections},
     controller::{
+        aside,
         pass::{Cleanup, Next, Note, Outcome, Progress, Reconcile, Status, Verdict},
         schedule::until_tick,
         watch::Store,
@@ -67,6 +70,8 @@ pub struct Certs {
     pub namespaces: Store<PartialObjectMeta<Namespace>>,
     /// Metadata of Secrets.
     pub secrets: Secrets,
+    /// Metadata of ServiceAccounts.
+    pub accounts: Accounts,
     /// Vault clients by backend.
     pub connections: Arc<Connections>,
     /// AWS identities and Vault sessions.
@@ -201,6 +206,7 @@ impl Reconcile for Certs {
     fn forget(&self, namespace: Option<&str>, name: &str) {
         let namespace = namespace.unwrap_or_default();
         self.secrets.forget(namespace, name);
+        self.accounts.forget(namespace, name);
         self.memory.lock().remove(&(namespace.to_owned(), name.to_owned()));
         self.metrics.sync_gone(namespace, name);
     }
@@ -219,7 +225,10 @@ impl Certs {
             Err(refusal) => return Ok(refused(previous, &refusal)),
         };
         let credentials = sync.spec.identity.secret_ref.as_ref().map(|secret| secret.name.as_str());
-        let view = self.secrets.view(&namespace, &sync.name_any(), credentials).await?;
+        let name = sync.name_any();
+        let view = aside(self.secrets.view(&namespace, &name, credentials)).await?;
+        let account = identity::account(&self.accounts, &namespace, &name, &desired.identity);
+        let account = aside(account).await?;
         let api = Api::<Secret>::namespaced(self.client.clone(), &namespace);
         let vault = self.connections.client(&backend).await?;
         let place = Place {
@@ -229,17 +238,18 @@ impl Certs {
             ),
             namespace: &namespace,
             view: &view,
-            api: &api,
+            account,
+            client: &self.client,
             vault: &vault,
         };
-        // Before anything is skipped: a Secret that no longer consents stops the sync.
+        // Before anything is skipped: what no longer consents stops the sync.
         let key = self.identities.key(&desired, &place)?;
         let interval = interval(sync);
         if self.is_settled(sync, &previous, &desired, &view, interval, now) {
             return Ok(settled(previous, interval, now));
         }
 
-        let session = self.identities.session(&key, &desired, &place).await?;
+        let session = aside(self.identities.session(&key, &desired, &place)).await?;
         let uid = sync.uid().unwrap_or_default();
         let read = |caller: Caller| {
             let (api, view, desired, previous, uid) = (&api, &view, &desired, &previous, &uid);
@@ -251,7 +261,7 @@ impl Certs {
                 if error.is_token_invalid()
                     && self.identities.sessions.invalidate(&key, &session) =>
             {
-                let session = self.identities.session(&key, &desired, &place).await?;
+                let session = aside(self.identities.session(&key, &desired, &place)).await?;
                 read(session.caller().clone()).await?
             }
             other => other?,

@@ -12,7 +12,8 @@
 //! Which knowledge is where: [`toolchain`] how programs are built and cached, `servers` how each
 //! is run, `server` how a process is started and stopped, `keeper` why none is left behind,
 //! `folder` and `ports` how labs keep apart, [`lab`] in which order all this happens, [`detached`]
-//! labs without a test, [`vault`], [`aws`], `kubernetes` and [`sts`] how tests talk to the servers,
+//! labs without a test, [`vault`], [`aws`], `kubernetes` and [`sts`] how tests talk to the servers, `oidc` whose tokens
+//! STS believes, [`vending`] an agent that hands out credentials,
 //! [`installation`] and [`operator`] how the operator is installed and run, `cargo` how it is built,
 //! `audit` what it asked of the servers; [`demo`] tells its story, [`bench`](mod@bench) measures it.
 
@@ -30,6 +31,7 @@ pub mod installation;
 mod keeper;
 mod kubernetes;
 pub mod lab;
+mod oidc;
 pub mod operator;
 mod pki;
 mod ports;
@@ -38,6 +40,7 @@ mod servers;
 pub mod sts;
 pub mod toolchain;
 pub mod vault;
+pub mod vending;
 mod web;
 
 pub use aws::{Aws, Keys, Seeds, TrustPolicy, User};
@@ -48,6 +51,7 @@ pub use keeper::child_entry;
 pub use lab::{Lab, Options, Parts};
 pub use operator::{Component, Operator};
 pub use server::Server;
-pub use sts::{StsFront, StsRequest};
+pub use sts::{StsFront, StsRequest, Treatment};
 pub use toolchain::Toolchain;
 pub use vault::Vault;
+pub use vending::Vending;
