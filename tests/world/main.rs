@@ -34,12 +34,14 @@ mod audit;
 mod certificates;
 mod deletion;
 mod delivery;
+mod identities;
 mod leaks;
 mod main_line;
 mod manifest;
 mod order;
 mod outages;
 mod ownership;
+mod sessions;
 mod stage;
 mod trial;
 mod world;
@@ -62,13 +64,21 @@ fn tests() -> Vec<Test> {
         ownership::tests(),
         delivery::tests(),
         deletion::tests(),
+        identities::tests(),
+        sessions::tests(),
     ]
     .concat()
 }
 
 /// One after another, on a lab of their own: they stop and seal servers.
 fn outage_tests() -> Vec<Test> {
-    [outages::tests(), deletion::outage_tests()].concat()
+    [
+        outages::tests(),
+        deletion::outage_tests(),
+        identities::outage_tests(),
+        sessions::outage_tests(),
+    ]
+    .concat()
 }
 
 fn main() -> ExitCode {
