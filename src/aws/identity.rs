@@ -10,6 +10,7 @@ use std::{
 use aws_config::{
     BehaviorVersion, Region, SdkConfig, environment::EnvironmentVariableRegionProvider,
     meta::region::RegionProviderChain, profile::ProfileFileRegionProvider, retry::RetryConfig,
+    stalled_stream_protection::StalledStreamProtectionConfig,
 };
 use aws_credential_types::provider::{
     ProvideCredentials, SharedCredentialsProvider, error::CredentialsError,
@@ -177,6 +178,8 @@ impl Ambient {
             .region(regions)
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .identity_cache(IdentityCache::no_cache())
+            // It takes an answer that begins late for a stream that stalled, and asks again.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .load();
         let config = timeout(TIMEOUT, loading).await.map_err(|_| Error::Unreachable {
             text: "reading the configuration took too long".into(),
@@ -316,7 +319,7 @@ async fn assume_role_as(
         .duration_seconds(SESSION_SECONDS)
         .policy(DENY_ALL)
         .send();
-    let answer = timeout(TIMEOUT, request)
+    let answer = timeout(TIMEOUT, Box::pin(request))
         .await
         .map_err(|_| Error::Unreachable { text: "no answer of STS in time".to_owned() })?
         .map_err(|error| refused(&error))?;
@@ -339,7 +342,7 @@ pub async fn assume_role_with_web_identity(
         .duration_seconds(SESSION_SECONDS)
         .policy(DENY_ALL)
         .send();
-    let answer = timeout(TIMEOUT, request)
+    let answer = timeout(TIMEOUT, Box::pin(request))
         .await
         .map_err(|_| Error::Unreachable { text: "no answer of STS in time".to_owned() })?
         .map_err(|error| refused(&error))?;

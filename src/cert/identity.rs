@@ -330,8 +330,10 @@ impl Identities {
         place: &Place<'_>,
     ) -> Result<Session, Error> {
         let account = desired.iam_role.account.clone();
+        // A login is rare and its future large: it has a place of its own, and only while it lasts.
+        let login = async { Box::pin(self.log_in(desired, place)).await };
         self.sessions
-            .get(key, place.vault, self.log_in(desired, place), |login: &Login| {
+            .get(key, place.vault, login, |login: &Login| {
                 login.check(Some(&account)).map_err(Error::Mismatch)
             })
             .await

@@ -265,7 +265,7 @@ async fn another_sts_endpoint_is_asked_and_signed_for(world: World) {
 async fn a_slow_identity_holds_nobody_up(world: World) {
     // More than the passes that run at once.
     const WAITING: usize = 40;
-    const SLOW: Duration = Duration::from_secs(8);
+    const SLOW: Duration = Duration::from_secs(7);
     let issued = certificate(&world, "web").await;
     let slow = world.create_iam_role(ACCOUNT, "slow").await;
     world.put_certificate("slow", "tls", &issued).await;

@@ -34,6 +34,14 @@ tests![
 
 tests![in outage_tests: a_shutdown_gives_back_only_what_was_logged_in_for];
 
+/// How long a token lives in the tests that wait for its end.
+const LIFE: &str = "30s";
+/// Seconds after its login when it is too young to be renewed.
+const YOUNG: u64 = 4;
+/// When it is to be renewed, with time left for a busy machine.
+const OLD: u64 = 19;
+/// When it would be dead.
+const DEAD: u64 = 32;
 /// How many syncs start together.
 const MANY: usize = 1000;
 /// How long they may take.
@@ -78,26 +86,25 @@ fn waiting_for(role: &str) -> Value {
 
 async fn a_token_is_renewed_in_the_second_half_of_its_life(world: World) {
     let mark = world.mark();
-    delivered(&world, json!({"token_ttl": "20s", "token_max_ttl": "1h"})).await;
-    sleep(4).await;
+    delivered(&world, json!({"token_ttl": LIFE, "token_max_ttl": "1h"})).await;
+    sleep(YOUNG).await;
     look(&world, "web").await;
-    assert_eq!((logins(&world, mark), renewals(&world, mark)), (1, 0), "it is young");
-    sleep(9).await;
+    assert_eq!((logins(&world, mark), renewals(&world, mark)), (1, 0));
+    sleep(OLD - YOUNG).await;
     look(&world, "web").await;
     assert_eq!((logins(&world, mark), renewals(&world, mark)), (1, 1));
-    // By now it would have ended.
-    sleep(8).await;
+    sleep(DEAD - OLD).await;
     look(&world, "web").await;
     assert_eq!((logins(&world, mark), renewals(&world, mark)), (1, 1));
 }
 
 async fn a_renewal_that_is_refused_is_a_login(world: World) {
     let mark = world.mark();
-    let token = json!({"token_ttl": "20s", "token_max_ttl": "1h"});
+    let token = json!({"token_ttl": LIFE, "token_max_ttl": "1h"});
     delivered(&world, token.clone()).await;
     let path = format!("auth/{}/role/{}", world.auth_mount(), world.iam_role("web"));
     assert_eq!(world.vault().delete(&path).await.expect("Vault").0, 204);
-    sleep(13).await;
+    sleep(OLD).await;
     world.refresh("web").await;
     // The login is refused too: there is no such role.
     world.becomes("vaultcertsync/web", "Ready", "False", "LoginDenied").await;
@@ -109,11 +116,11 @@ async fn a_renewal_that_is_refused_is_a_login(world: World) {
 
 async fn a_batch_token_is_replaced_at_two_thirds(world: World) {
     let mark = world.mark();
-    delivered(&world, json!({"token_ttl": "12s", "token_type": "batch"})).await;
-    sleep(3).await;
+    delivered(&world, json!({"token_ttl": LIFE, "token_type": "batch"})).await;
+    sleep(YOUNG).await;
     look(&world, "web").await;
     assert_eq!(logins(&world, mark), 1);
-    sleep(6).await;
+    sleep(OLD - YOUNG + 2).await;
     look(&world, "web").await;
     assert_eq!(logins(&world, mark), 2);
     // Both would be refused.
@@ -142,8 +149,8 @@ async fn a_limited_token_is_replaced_when_its_uses_are_spent_and_given_back(worl
 
 async fn a_token_without_the_default_policy_is_replaced_where_it_would_be_renewed(world: World) {
     let mark = world.mark();
-    delivered(&world, json!({"token_ttl": "12s", "token_no_default_policy": true})).await;
-    sleep(8).await;
+    delivered(&world, json!({"token_ttl": LIFE, "token_no_default_policy": true})).await;
+    sleep(OLD).await;
     look(&world, "web").await;
     assert_eq!((logins(&world, mark), renewals(&world, mark)), (2, 1));
 }
