@@ -27,6 +27,7 @@ use zeroize::Zeroizing;
 
 use crate::{clock, redacted::Redacted};
 
+pub mod acl;
 pub mod aws_auth;
 mod circuit;
 pub mod error;

@@ -30,10 +30,12 @@ macro_rules! tests {
 }
 
 mod accounts;
+mod acl;
 mod audit;
 mod certificates;
 mod deletion;
 mod delivery;
+mod entries;
 mod identities;
 mod leaks;
 mod main_line;
@@ -41,6 +43,7 @@ mod manifest;
 mod order;
 mod outages;
 mod ownership;
+mod refusals;
 mod sessions;
 mod stage;
 mod trial;
@@ -66,6 +69,9 @@ fn tests() -> Vec<Test> {
         deletion::tests(),
         identities::tests(),
         sessions::tests(),
+        acl::tests(),
+        entries::tests(),
+        refusals::tests(),
     ]
     .concat()
 }

@@ -49,10 +49,10 @@ pub struct StsRequest {
     pub time: Timestamp,
     /// For example `GetCallerIdentity`; empty if it has none.
     pub action: String,
+    /// The ARN of the role that was to be assumed; empty for other actions.
+    pub role: String,
     /// Who signed it; empty if nobody did.
     pub access_key: String,
-    /// The role that is to be assumed; empty if it is not about one.
-    pub role: String,
     /// The `Host` it was signed for, without port.
     pub host: String,
     /// The region it was signed for; empty if it is not signed.
