@@ -8,6 +8,7 @@ pub(crate) mod http;
 pub mod identity;
 pub mod signing;
 pub mod text;
+pub mod throttle;
 
 pub use aws_credential_types::Credentials;
 pub use identity::Error;

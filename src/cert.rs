@@ -5,6 +5,7 @@
 //! and a Vault session; LIST and metadata; data only where a version is new; the whole pair parsed and
 //! judged; then the writes, and the status last.
 
+pub mod accounts;
 pub mod apply;
 pub mod desired;
 pub mod entry;
@@ -31,6 +32,7 @@ use k8s_openapi::{
 use kube::{Api, Client, Resource, ResourceExt, core::PartialObjectMeta};
 
 use self::{
+    accounts::Accounts,
     apply::apply,
     desired::{Desired, References, Refusal},
     identity::{Identities, Place},
@@ -41,6 +43,7 @@ use self::{
 use crate::{
     connection::{self, Connections},
     controller::{
+        aside,
         pass::{Cleanup, Next, Note, Outcome, Progress, Reconcile, Status, Verdict},
         schedule::until_tick,
         watch::Store,
@@ -69,6 +72,8 @@ pub struct Certs {
     pub namespaces: Store<PartialObjectMeta<Namespace>>,
     /// Metadata of Secrets.
     pub secrets: Secrets,
+    /// Metadata of ServiceAccounts.
+    pub accounts: Accounts,
     /// Vault clients by backend.
     pub connections: Arc<Connections>,
     /// AWS identities and Vault sessions.
@@ -203,6 +208,7 @@ impl Reconcile for Certs {
     fn forget(&self, namespace: Option<&str>, name: &str) {
         let namespace = namespace.unwrap_or_default();
         self.secrets.forget(namespace, name);
+        self.accounts.forget(namespace, name);
         self.memory.lock().remove(&(namespace.to_owned(), name.to_owned()));
         self.metrics.sync_gone(namespace, name);
     }
@@ -223,12 +229,15 @@ impl Certs {
         let credentials = sync.spec.identity.secret_ref.iter().map(|secret| secret.name.clone());
         let password = desired.target.pkcs12.iter().map(|keystore| keystore.secret.clone());
         let used = credentials.chain(password).collect();
-        let view = self.secrets.view(&namespace, &sync.name_any(), used).await?;
+        let name = sync.name_any();
+        let view = aside(self.secrets.view(&namespace, &name, used)).await?;
         if let Some(keystore) = &mut desired.target.pkcs12 {
             // Another password is another wish.
             keystore.seen =
                 view.get(&keystore.secret).map(|seen| (seen.uid, seen.resource_version));
         }
+        let account = identity::account(&self.accounts, &namespace, &name, &desired.identity);
+        let account = aside(account).await?;
         let api = Api::<Secret>::namespaced(self.client.clone(), &namespace);
         let vault = self.connections.client(&backend).await?;
         let place = Place {
@@ -238,17 +247,18 @@ impl Certs {
             ),
             namespace: &namespace,
             view: &view,
-            api: &api,
+            account,
+            client: &self.client,
             vault: &vault,
         };
-        // Before anything is skipped: a Secret that no longer consents stops the sync.
+        // Before anything is skipped: what no longer consents stops the sync.
         let key = self.identities.key(&desired, &place)?;
         let interval = interval(sync);
         if self.is_settled(sync, &previous, &desired, &view, interval, now) {
             return Ok(settled(previous, interval, now));
         }
 
-        let session = self.identities.session(&key, &desired, &place).await?;
+        let session = aside(self.identities.session(&key, &desired, &place)).await?;
         let read = |caller: Caller| {
             let (api, view, desired, previous) = (&api, &view, &desired, &previous);
             async move { observe(&caller, api, view, desired, previous, now).await }
@@ -259,7 +269,7 @@ impl Certs {
                 if error.is_token_invalid()
                     && self.identities.sessions.invalidate(&key, &session) =>
             {
-                let session = self.identities.session(&key, &desired, &place).await?;
+                let session = aside(self.identities.session(&key, &desired, &place)).await?;
                 read(session.caller().clone()).await?
             }
             other => other?,

@@ -44,7 +44,7 @@ impl SignedRequest {
         self.method
     }
 
-    /// `https://sts.<region>.amazonaws.com/`.
+    /// Such as `https://sts.<region>.amazonaws.com/`.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -78,6 +78,12 @@ pub enum SigningError {
         /// As it was given, shortened.
         region: String,
     },
+    /// Not an address of STS.
+    #[error("`{endpoint}` is not an STS endpoint such as https://sts.eu-west-1.amazonaws.com")]
+    Endpoint {
+        /// As it was given, shortened.
+        endpoint: String,
+    },
     /// The server ID does not fit into a header.
     #[error("the Vault server ID holds characters that no header can carry")]
     ServerId,
@@ -93,6 +99,7 @@ impl Fault for SigningError {
     fn reason(&self) -> &'static str {
         match self {
             Self::Region { .. } => "RegionInvalid",
+            Self::Endpoint { .. } => "EndpointInvalid",
             Self::ServerId => "ServerIdInvalid",
             Self::Signer { .. } => "AwsError",
         }
@@ -123,6 +130,31 @@ pub fn sts_host(region: &str) -> Result<String, SigningError> {
     })
 }
 
+/// The address of STS: the endpoint that was given, else that of the region. It ends in a slash.
+///
+/// # Errors
+/// Where either has not the form of one: a path or a query would be signed along.
+pub fn sts_url(region: &str, endpoint: Option<&str>) -> Result<String, SigningError> {
+    let host = sts_host(region)?;
+    let Some(endpoint) = endpoint else { return Ok(format!("https://{host}/")) };
+    let refused = || SigningError::Endpoint { endpoint: endpoint.chars().take(80).collect() };
+    let (scheme, rest) = endpoint.split_once("://").ok_or_else(refused)?;
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let is_authority = !authority.is_empty()
+        && authority.bytes().all(|c| c.is_ascii_alphanumeric() || b".-:[]".contains(&c));
+    let host = match authority.strip_prefix('[') {
+        Some(six) => six.split(']').next(),
+        None => authority.split(':').next(),
+    };
+    // In clear it would hand sessions and tokens to whoever listens.
+    let is_here = host.is_some_and(|host| ["127.0.0.1", "::1", "localhost"].contains(&host));
+    match scheme {
+        "https" if is_authority => Ok(format!("https://{authority}/")),
+        "http" if is_authority && is_here => Ok(format!("http://{authority}/")),
+        _ => Err(refused()),
+    }
+}
+
 /// Signs a `GetCallerIdentity` for `region` at `now`. `server_id` is what the mount's
 /// `iam_server_id_header_value` demands; signed along, it ties the request to one Vault.
 pub fn get_caller_identity(
@@ -131,14 +163,24 @@ pub fn get_caller_identity(
     server_id: Option<&str>,
     now: Timestamp,
 ) -> Result<SignedRequest, SigningError> {
-    let host = sts_host(region)?;
+    get_caller_identity_at(credentials, region, None, server_id, now)
+}
+
+/// The same for another endpoint than that of the region; see [`sts_url`].
+pub fn get_caller_identity_at(
+    credentials: &Credentials,
+    region: &str,
+    endpoint: Option<&str>,
+    server_id: Option<&str>,
+    now: Timestamp,
+) -> Result<SignedRequest, SigningError> {
+    let url = sts_url(region, endpoint)?;
     if server_id.is_some_and(|id| id.trim() != id || id.bytes().any(|c| !(0x20..0x7f).contains(&c)))
     {
         return Err(SigningError::ServerId);
     }
     let mut plain = vec![("Content-Type", CONTENT_TYPE.to_owned())];
     plain.extend(server_id.map(|id| (SERVER_ID, id.to_owned())));
-    let url = format!("https://{host}/");
 
     let signed = signature(credentials, region, now, &url, &plain, BODY)?;
     let mut headers: Vec<_> =
@@ -353,5 +395,27 @@ mod tests {
     fn debug_shows_no_signature() {
         let request = get_caller_identity(&credentials(None), "us-east-1", None, now()).unwrap();
         assert!(!format!("{request:?}").contains("Signature"));
+    }
+
+    #[test]
+    fn an_endpoint_is_signed_for_by_its_host_and_port() {
+        let endpoint = "https://vpce-1.sts.eu-west-1.vpce.amazonaws.com:8443";
+        let request =
+            get_caller_identity_at(&credentials(None), "eu-west-1", Some(endpoint), None, now())
+                .unwrap();
+        assert_eq!(request.url(), format!("{endpoint}/"));
+        for (endpoint, url) in [
+            ("http://localhost:4566/", Some("http://localhost:4566/")),
+            ("http://[::1]:4566", Some("http://[::1]:4566/")),
+            ("http://sts.example.com", None),
+            ("http://localhost.example.com", None),
+            ("https://sts.example.com/path", None),
+            ("https://sts.example.com?x", None),
+            ("https://user@sts.example.com", None),
+            ("https://", None),
+            ("sts.example.com", None),
+        ] {
+            assert_eq!(sts_url("eu-west-1", Some(endpoint)).ok().as_deref(), url, "{endpoint}");
+        }
     }
 }

@@ -44,6 +44,8 @@ pub struct Desired {
     pub server_id: String,
     /// Region for which the login is signed.
     pub region: String,
+    /// Where STS is asked and the host for which logins are signed, if not that of the region.
+    pub sts_endpoint: Option<String>,
     /// How the AWS identity is got.
     pub identity: Identity,
     /// The KV v2 mount.
@@ -134,11 +136,22 @@ pub enum Identity {
         /// The client's trust policy names it.
         external_id: String,
     },
+    /// A token of a ServiceAccount of the namespace, exchanged at STS.
+    ServiceAccount {
+        /// Name of the ServiceAccount.
+        name: String,
+        /// Audience of the token.
+        audience: String,
+        /// As for a role that the operator assumes.
+        session_name: String,
+    },
     /// Keys in a Secret of the namespace.
     Secret {
         /// Name of the Secret.
         name: String,
     },
+    /// The operator's own.
+    Ambient,
 }
 
 /// Which entries of the directory.
@@ -284,8 +297,13 @@ pub fn backend_name(sync: &VaultCertSync, role: Option<&VaultAwsRole>) -> Option
 
 /// The kind of identity a sync asks for.
 pub fn identity_kind(sync: &VaultCertSync) -> IdentityKind {
-    if sync.spec.identity.secret_ref.is_some() {
+    let identity = &sync.spec.identity;
+    if identity.service_account.is_some() {
+        IdentityKind::ServiceAccount
+    } else if identity.secret_ref.is_some() {
         IdentityKind::Secret
+    } else if identity.ambient.is_some() {
+        IdentityKind::Ambient
     } else {
         IdentityKind::AssumeRole
     }
@@ -342,9 +360,16 @@ impl Desired {
                 RoleName::derive(&backend.spec.naming, subject)?.as_str().to_owned()
             }
         };
-        let identity = match &sync.spec.identity.secret_ref {
-            Some(secret) => Identity::Secret { name: secret.name.clone() },
-            None => Identity::AssumeRole {
+        let given = &sync.spec.identity;
+        let identity = match (&given.service_account, &given.secret_ref, &given.ambient) {
+            (Some(account), _, _) => Identity::ServiceAccount {
+                name: account.name.clone(),
+                audience: backend.spec.aws.web_identity_audience.clone(),
+                session_name: session_name(&namespace, &sync.name_any()),
+            },
+            (None, Some(secret), _) => Identity::Secret { name: secret.name.clone() },
+            (None, None, Some(_)) => Identity::Ambient,
+            (None, None, None) => Identity::AssumeRole {
                 session_name: session_name(&namespace, &sync.name_any()),
                 external_id: backend
                     .spec
@@ -359,6 +384,7 @@ impl Desired {
             auth_mount: backend.spec.auth.mount.clone(),
             server_id: server_id(&backend.spec).ok_or(Refusal::Address(backend_name))?,
             region: backend.spec.aws.region.clone(),
+            sts_endpoint: backend.spec.aws.sts_endpoint.clone(),
             identity,
             kv_mount: backend.spec.certificates.mount.clone(),
             directory: iam_role.directory(&backend.spec.certificates),
@@ -713,6 +739,39 @@ mod tests {
         let refusal = resolve(&by_secret, Some(&role()), Some(&backend())).unwrap_err();
         assert_eq!(refusal.reason(), "TenancyDenied");
         assert_eq!(refusal.to_string(), "tenancy rule `team-a` does not grant identity Secret");
+    }
+
+    #[test]
+    fn the_operators_own_identity_is_granted_only_where_a_rule_lists_it() {
+        let mut sync = sync();
+        sync.spec.identity.ambient = Some(crate::crd::AmbientIdentity {});
+        let mut backend = backend();
+        let rule = &mut backend.spec.tenancy[0];
+        rule.identities = serde_json::from_value::<crate::crd::TenancyRule>(serde_json::json!({
+            "name": "default", "namespaces": {"names": ["team-a"]}, "accounts": ["111122223333"],
+        }))
+        .unwrap()
+        .identities;
+        let refusal = resolve(&sync, Some(&role()), Some(&backend)).unwrap_err();
+        assert_eq!(refusal.to_string(), "tenancy rule `team-a` does not grant identity Ambient");
+        backend.spec.tenancy[0].identities.push(IdentityKind::Ambient);
+        let desired = resolve(&sync, Some(&role()), Some(&backend)).unwrap();
+        assert_eq!(desired.identity, Identity::Ambient);
+    }
+
+    #[test]
+    fn a_service_account_is_asked_for_the_audience_of_the_backend() {
+        let mut sync = sync();
+        sync.spec.identity.service_account = Some(crate::crd::LocalRef { name: "certs".into() });
+        let mut backend = backend();
+        backend.spec.tenancy[0].identities.push(IdentityKind::ServiceAccount);
+        backend.spec.aws.web_identity_audience = "sts.example".into();
+        let expected = Identity::ServiceAccount {
+            name: "certs".into(),
+            audience: "sts.example".into(),
+            session_name: "vaultaws-team-a-web".into(),
+        };
+        assert_eq!(resolve(&sync, Some(&role()), Some(&backend)).unwrap().identity, expected);
     }
 
     #[test]

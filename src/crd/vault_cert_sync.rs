@@ -105,21 +105,34 @@ pub struct Principal {
 /// How to get the AWS identity; at most one, default assumeRole.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.assumeRole) && has(self.secretRef))").message("give assumeRole or secretRef, not both"))]
+#[x_kube(validation = Rule::new("[has(self.assumeRole), has(self.serviceAccount), has(self.secretRef), has(self.ambient)].filter(given, given).size() <= 1").message("give one of assumeRole, serviceAccount, secretRef and ambient"))]
 pub struct Identity {
     /// The operator assumes the role, with the ExternalId of the backend's template and a session
     /// policy that denies everything: such a session can prove who it is and nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assume_role: Option<AssumeRole>,
+    /// A ServiceAccount of this namespace, whose tokens the role trusts (IRSA): the operator asks for one
+    /// and exchanges it at STS. The ServiceAccount consents by the annotation vaultaws.dev/allow-sync
+    /// with the name of this resource, or `*`. The operator needs the Role of
+    /// deploy/tenant/service-accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<LocalRef>,
     /// Keys in a Secret of this namespace: aws_access_key_id, aws_secret_access_key and, for a session,
     /// aws_session_token. The Secret consents by the label vaultaws.dev/use: aws-credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalRef>,
+    /// The operator's own AWS identity as it is. Vault lets it in only where it is the role itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ambient: Option<AmbientIdentity>,
 }
 
 /// Nothing to set.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct AssumeRole {}
+
+/// Nothing to set.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct AmbientIdentity {}
 
 /// Which entries of the role's directory are certificates to deliver.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -575,8 +588,12 @@ reasons! {
         TenancyDenied,
         /// The spec cannot work as it is.
         InvalidSpec,
-        /// The credentials Secret is missing, has not the keys, or lacks the label that consents.
+        /// The ServiceAccount or the credentials Secret is missing, has not the keys, or does not
+        /// consent.
         IdentityNotReady,
+        /// We may not watch ServiceAccounts in this namespace, or not ask for a token of this one: its
+        /// Role is missing.
+        NoServiceAccountAccess,
         /// AWS does not let the operator assume the role: the client's trust policy.
         AssumeRoleDenied,
         /// The Secret with the keystore's password is missing, lacks the key, or has no usable text.

@@ -37,6 +37,7 @@ mod credential_process;
 mod deletion;
 mod delivery;
 mod entries;
+mod identities;
 mod leaks;
 mod main_line;
 mod manifest;
@@ -44,6 +45,7 @@ mod order;
 mod outages;
 mod ownership;
 mod refusals;
+mod sessions;
 mod sources;
 mod stage;
 mod targets;
@@ -72,6 +74,8 @@ fn tests() -> Vec<Test> {
         validation::tests(),
         targets::tests(),
         deletion::tests(),
+        identities::tests(),
+        sessions::tests(),
         acl::tests(),
         entries::tests(),
         refusals::tests(),
@@ -82,7 +86,14 @@ fn tests() -> Vec<Test> {
 
 /// One after another, on a lab of their own: they stop and seal servers.
 fn outage_tests() -> Vec<Test> {
-    [outages::tests(), deletion::outage_tests(), credential_process::outage_tests()].concat()
+    [
+        outages::tests(),
+        deletion::outage_tests(),
+        identities::outage_tests(),
+        sessions::outage_tests(),
+        credential_process::outage_tests(),
+    ]
+    .concat()
 }
 
 fn main() -> ExitCode {

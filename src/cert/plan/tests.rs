@@ -23,6 +23,7 @@ fn desired() -> Desired {
         auth_mount: "aws".into(),
         server_id: "vault".into(),
         region: "us-east-1".into(),
+        sts_endpoint: None,
         identity: Identity::Secret { name: "keys".into() },
         kv_mount: "secret".into(),
         directory: "certs/111122223333/web".into(),
