@@ -11,6 +11,8 @@ use crate::{
 
 pub mod crd;
 pub mod run;
+pub mod token_store;
+pub mod vault_environment;
 
 /// Declares AWS IAM roles in HashiCorp Vault and delivers their certificates to Kubernetes.
 #[derive(Debug, Parser)]

@@ -3,13 +3,15 @@
 //! Every request goes through one executor, so that what must hold for all of them is said once:
 //! https, one TLS stack, no redirect that could carry a token elsewhere, a deadline, a cap on the
 //! answer, the namespace header, one limiter and one circuit per address, failures classified, and
-//! nothing secret in any message. The requests are `rustify` endpoints (vaultrs' or our own); the
+//! nothing secret in any message. Commands that people run may take [`Liberties`] (a socket, plain
+//! http, a proxy of Vault's own); the operator has none. The requests are `rustify` endpoints (vaultrs' or our own); the
 //! answers are our own types, read leniently.
 
 use std::{
     borrow::Cow,
     collections::BTreeMap,
     fmt,
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -17,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Url;
 use rustify::Endpoint;
@@ -28,6 +30,7 @@ use zeroize::Zeroizing;
 use crate::{clock, redacted::Redacted};
 
 pub mod aws_auth;
+pub mod aws_secrets;
 mod circuit;
 pub mod error;
 pub mod health;
@@ -39,7 +42,7 @@ pub mod policies;
 pub mod session;
 mod tls;
 pub mod tokens;
-mod wire;
+pub(crate) mod wire;
 
 use circuit::Circuit;
 pub use error::{AwsRefusal, Cause, Error, aws_refusal};
@@ -91,12 +94,60 @@ impl Settings {
     }
 }
 
+/// What a person may choose at a terminal, beyond [`Settings`], and the operator never has. The
+/// default is none of it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Liberties {
+    /// `http://` is spoken too. Whether the address is one for that is for the caller to judge.
+    pub plain_http: bool,
+    /// Any certificate of Vault is taken.
+    pub any_certificate: bool,
+    /// All connections go to this Unix socket; the address then only fills the `Host` header.
+    pub socket: Option<PathBuf>,
+    /// Which forward proxy is used.
+    pub proxy: ForwardProxy,
+    /// Headers that every request carries.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Which HTTP proxy stands between us and Vault. (Vault Proxy is not one: it is an address.)
+#[derive(Clone, Default, Eq, PartialEq)]
+pub enum ForwardProxy {
+    /// What `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` say.
+    #[default]
+    OfEnvironment,
+    /// None, whatever the environment says.
+    Never,
+    /// This one.
+    Fixed(Url),
+}
+
+impl fmt::Debug for ForwardProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OfEnvironment => f.write_str("OfEnvironment"),
+            Self::Never => f.write_str("Never"),
+            // Its address may hold a password.
+            Self::Fixed(url) => f.debug_tuple("Fixed").field(&url.host_str()).finish(),
+        }
+    }
+}
+
 /// Parses an address of Vault: https, a host, no user, query or fragment.
 pub fn parse_address(text: &str) -> Result<Url, SettingsError> {
+    let url = parse_any_address(text)?;
+    if url.scheme() != "https" {
+        return Err(SettingsError::Address { what: "only https is spoken" });
+    }
+    Ok(url)
+}
+
+/// Parses an address of Vault as [`parse_address`], or the same with `http`.
+pub fn parse_any_address(text: &str) -> Result<Url, SettingsError> {
     let invalid = |what| SettingsError::Address { what };
     let url = Url::parse(text.trim()).map_err(|_| invalid("it is not a URL"))?;
-    if url.scheme() != "https" {
-        return Err(invalid("only https is spoken"));
+    if !matches!(url.scheme(), "https" | "http") {
+        return Err(invalid("only https and, for people, http and unix are spoken"));
     }
     if url.host_str().is_none_or(str::is_empty) {
         return Err(invalid("it names no host"));
@@ -155,14 +206,33 @@ impl Client {
     /// Prepares the connection; nothing is sent.
     pub fn new(settings: &Settings, observer: Arc<dyn Observer>) -> Result<Self, SettingsError> {
         // Whoever builds `Settings` by hand must not get around the checks.
-        let mut base = parse_address(settings.address.as_str())?;
-        let mut headers = HeaderMap::new();
+        let base = parse_address(settings.address.as_str())?;
+        Self::build_client(settings, &Liberties::default(), base, observer)
+    }
+
+    /// Prepares the connection of a command that a person runs; nothing is sent.
+    pub fn for_person(settings: &Settings, liberties: &Liberties) -> Result<Self, SettingsError> {
+        let base = if liberties.plain_http {
+            parse_any_address(settings.address.as_str())?
+        } else {
+            parse_address(settings.address.as_str())?
+        };
+        Self::build_client(settings, liberties, base, Arc::new(Unobserved))
+    }
+
+    fn build_client(
+        settings: &Settings,
+        liberties: &Liberties,
+        mut base: Url,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, SettingsError> {
+        let mut headers: HeaderMap = liberties.headers.iter().cloned().collect();
         headers.insert("x-vault-request", HeaderValue::from_static("true"));
         if let Some(namespace) = &settings.namespace {
             let value = HeaderValue::from_str(namespace).map_err(|_| SettingsError::Namespace)?;
             headers.insert("x-vault-namespace", value);
         }
-        let http = tls::http_client(settings, &mut base)?;
+        let http = tls::http_client(settings, liberties, &mut base)?;
         Ok(Self(Arc::new(Shared {
             http,
             base,
@@ -177,7 +247,12 @@ impl Client {
 
     /// A handle that sends this token.
     pub fn with_token(&self, token: Redacted<String>) -> Caller {
-        Caller { client: self.clone(), token: Arc::new(Token { value: token, uses: None }) }
+        Caller { client: self.clone(), token: Some(Arc::new(Token { value: token, uses: None })) }
+    }
+
+    /// A handle that sends no token: behind a Vault Proxy or Agent that adds its own.
+    pub fn without_token(&self) -> Caller {
+        Caller { client: self.clone(), token: None }
     }
 
     /// Vault's clock minus ours, as the last answer showed it (whole seconds). `None` before the
@@ -235,7 +310,8 @@ impl Client {
         self.0.observer.request(operation.label, label, start.elapsed());
         match outcome {
             Ok(raw) => {
-                Ok(Answer { operation: operation.clone(), status: raw.status, body: raw.body })
+                let Raw { status, age, body, .. } = raw;
+                Ok(Answer { operation: operation.clone(), status, age, body })
             }
             Err(cause) => Err(operation.failed(cause)),
         }
@@ -340,9 +416,10 @@ impl Client {
                 }
             }
             let (status, retry_after) = (response.status(), retry_after(response.headers()));
+            let age = age(response.headers());
             self.learn_time(response.headers());
             let body = read(response, operation.limit).await?;
-            Ok(Raw { status, retry_after, body })
+            Ok(Raw { status, retry_after, age, body })
         };
         match timeout_at(deadline, work).await {
             Ok(Err(Cause::Timeout { .. })) | Err(_) => Err(timeout()),
@@ -404,7 +481,7 @@ impl Token {
 #[derive(Clone)]
 pub struct Caller {
     client: Client,
-    token: Arc<Token>,
+    token: Option<Arc<Token>>,
 }
 
 impl fmt::Debug for Caller {
@@ -421,13 +498,14 @@ impl Caller {
 
     /// How many requests the token still has, the one for its revocation included. `None`: no limit.
     pub fn uses_left(&self) -> Option<i64> {
-        self.token.uses.as_ref().map(|uses| uses.load(Ordering::Relaxed))
+        let uses = self.token.as_ref()?.uses.as_ref()?;
+        Some(uses.load(Ordering::Relaxed))
     }
 
     /// A handle whose requests are counted; `uses` of 0 means no limit, as in Vault.
     pub(crate) fn limited(client: &Client, token: Redacted<String>, uses: u64) -> Self {
         let uses = (uses > 0).then(|| AtomicI64::new(i64::try_from(uses).unwrap_or(i64::MAX)));
-        Self { client: client.clone(), token: Arc::new(Token { value: token, uses }) }
+        Self { client: client.clone(), token: Some(Arc::new(Token { value: token, uses })) }
     }
 
     pub(crate) async fn send<E: Endpoint>(
@@ -435,12 +513,14 @@ impl Caller {
         operation: &Operation,
         endpoint: &E,
     ) -> Result<Answer, Error> {
-        self.client.exchange(operation, endpoint, Some(&self.token)).await
+        self.client.exchange(operation, endpoint, self.token.as_deref()).await
     }
 
     /// Lets the next request take the use that is kept for the revocation.
     pub(crate) fn release_last_use(&self) {
-        self.token.release_last();
+        if let Some(token) = &self.token {
+            token.release_last();
+        }
     }
 }
 
@@ -484,6 +564,8 @@ struct Request {
 struct Raw {
     status: StatusCode,
     retry_after: Option<Duration>,
+    /// For how long a cache in front of Vault has had it.
+    age: Option<Duration>,
     body: Zeroizing<Vec<u8>>,
 }
 
@@ -506,7 +588,18 @@ impl Raw {
 pub(crate) struct Answer {
     operation: Operation,
     status: StatusCode,
+    age: Option<Duration>,
     body: Zeroizing<Vec<u8>>,
+}
+
+/// What an answer says about the lease of what it holds.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Lease {
+    #[serde(default, deserialize_with = "wire::or_default")]
+    pub(crate) lease_id: String,
+    /// Seconds.
+    #[serde(default, deserialize_with = "wire::seconds")]
+    pub(crate) lease_duration: u64,
 }
 
 #[derive(Deserialize)]
@@ -569,6 +662,17 @@ impl Answer {
                 Err(self.failed(Cause::Malformed { what: "it holds no data".to_owned() }))
             }
         }
+    }
+
+    /// The lease of the answer's `data`; its duration is 0 where there is none.
+    pub(crate) fn lease(&self) -> Result<Lease, Error> {
+        self.parse()
+    }
+
+    /// For how long a cache in front of Vault (Vault Proxy, Vault Agent) has had this answer: its
+    /// lease is that much shorter than it says.
+    pub(crate) fn age(&self) -> Duration {
+        self.age.unwrap_or_default()
     }
 
     /// The answer's `auth`.
@@ -667,6 +771,12 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     }
     let now = headers.get(header::DATE).and_then(http_date)?;
     Duration::try_from(http_date(value)?.duration_since(now)).ok()
+}
+
+/// `Age` (RFC 9111), in seconds.
+fn age(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::AGE)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// A date of HTTP (RFC 9110, which is RFC 2822's form with `GMT`).
@@ -808,6 +918,7 @@ mod tests {
         Answer {
             operation: Operation::new("test", "testing"),
             status: StatusCode::from_u16(status).unwrap(),
+            age: None,
             body: Zeroizing::new(body.as_bytes().to_vec()),
         }
     }

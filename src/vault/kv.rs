@@ -218,6 +218,7 @@ mod tests {
         DataAnswer::of(Answer {
             operation: Operation::new("kv_data", "reading secret/x"),
             status: StatusCode::from_u16(status).unwrap(),
+            age: None,
             body: Zeroizing::new(body.as_bytes().to_vec()),
         })
     }

@@ -1,7 +1,7 @@
 //! How leniently Vault's answers are read: versions, plugins and OpenBao differ in which keys they
 //! leave out, send as `null`, or send as text.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -47,19 +47,20 @@ pub(crate) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64,
         None => Ok(0),
         Some(Form::Number(number)) => Ok(u64::try_from(number).unwrap_or(0)),
         Some(Form::Text(text)) => {
-            go_duration(&text).ok_or_else(|| D::Error::custom("not a duration"))
+            let duration = go_duration(&text).ok_or_else(|| D::Error::custom("not a duration"))?;
+            Ok(duration.as_secs())
         }
     }
 }
 
-/// Whole seconds of a Go duration or of a plain number.
-fn go_duration(text: &str) -> Option<u64> {
+/// A Go duration (`1h30m`, `1.5s`), or a plain number of seconds.
+pub(crate) fn go_duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     if text.is_empty() {
-        return Some(0);
+        return Some(Duration::ZERO);
     }
     if let Ok(seconds) = text.parse() {
-        return Some(seconds);
+        return Some(Duration::from_secs(seconds));
     }
     let mut total = 0.0;
     let mut rest = text;
@@ -81,10 +82,7 @@ fn go_duration(text: &str) -> Option<u64> {
             };
         rest = &rest[end..];
     }
-    // The values are durations of tokens, far below 2^53 seconds.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "see above")]
-    let whole = total as u64;
-    Some(whole)
+    Duration::try_from_secs_f64(total).ok()
 }
 
 /// A map of texts; `null` as empty, and what is not a text is left out.
