@@ -1,6 +1,6 @@
 //! Every flag, environment variable and help text. No behaviour: each command has a file.
 
-use std::{io::Write, net::SocketAddr, time::Duration};
+use std::{borrow::Cow, io::Write, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -10,6 +10,9 @@ use crate::{
 };
 
 pub mod crd;
+pub mod doctor;
+pub mod login;
+pub mod manual;
 pub mod run;
 pub mod token_store;
 pub mod vault_environment;
@@ -21,7 +24,9 @@ pub mod vault_environment;
 Examples:
   vault-aws crd | kubectl apply --server-side -f -    install the three kinds
   vault-aws run                                       run the operator with the current kubeconfig
-  vault-aws run --controllers sync --namespaces a,b   deliver certificates in two namespaces only")]
+  vault-aws run --controllers sync --namespaces a,b   deliver certificates in two namespaces only
+  vault-aws login --role web                          a Vault token for the AWS identity in use
+  vault-aws doctor vaultcertsync/web -n team-a        why a certificate is not delivered")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -38,6 +43,31 @@ pub enum Command {
 Example:
   vault-aws crd | kubectl apply --server-side -f -")]
     Crd,
+    /// Log in to Vault with an AWS identity, as `vault login -method=aws` does it
+    Login(Box<login::LoginArgs>),
+    /// Find the first broken link between an AWS identity and its certificates, with its cure
+    Doctor(Box<doctor::DoctorArgs>),
+    /// Print the script that makes a shell complete this command line
+    #[command(after_help = "\
+Examples:
+  source <(vault-aws completions bash)
+  vault-aws completions zsh > ~/.zfunc/_vault-aws
+  vault-aws completions fish > ~/.config/fish/completions/vault-aws.fish")]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write those of all commands into a folder
+    #[command(after_help = "\
+Examples:
+  vault-aws man | man -l -
+  vault-aws man /usr/local/share/man/man1")]
+    Man {
+        /// Folder that gets one page for each command
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// How the operator runs.
@@ -133,14 +163,29 @@ pub enum Error {
     Run(#[from] run::Error),
     /// `crd`
     Crd(#[from] crd::Error),
+    /// `login`
+    Login(#[from] login::Error),
+    /// `doctor`
+    Doctor(#[from] doctor::Error),
+    /// `man`, `completions`
+    Manual(#[from] manual::Error),
 }
 
 impl Error {
     /// What to do about it, if that is not plain.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
         match self {
-            Self::Run(error) => error.hint(),
-            Self::Crd(_) => None,
+            Self::Run(error) => error.hint().map(Cow::Borrowed),
+            Self::Login(error) => error.hint().map(Cow::Owned),
+            Self::Crd(_) | Self::Doctor(_) | Self::Manual(_) => None,
+        }
+    }
+
+    /// The code with which the program ends: 1, or 2 where a command says that the other side failed.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Login(error) => error.exit_code(),
+            Self::Run(_) | Self::Crd(_) | Self::Doctor(_) | Self::Manual(_) => 1,
         }
     }
 }
@@ -151,6 +196,10 @@ impl Cli {
         match self.command {
             Command::Run(args) => Ok(run::run(*args)?),
             Command::Crd => Ok(crd::print(stdout)?),
+            Command::Login(args) => Ok(login::run(&args, stdout)?),
+            Command::Doctor(args) => Ok(doctor::run(&args, stdout)?),
+            Command::Completions { shell } => Ok(manual::completions(shell, stdout)?),
+            Command::Man { dir } => Ok(manual::man(dir.as_deref(), stdout)?),
         }
     }
 }
@@ -165,7 +214,7 @@ mod tests {
         let args = ["vault-aws", "run"].iter().chain(args);
         match Cli::try_parse_from(args).expect("valid arguments").command {
             Command::Run(args) => *args,
-            Command::Crd => unreachable!("`run` was given"),
+            _ => unreachable!("`run` was given"),
         }
     }
 

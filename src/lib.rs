@@ -59,6 +59,7 @@ pub mod clock;
 pub mod connection;
 pub mod controller;
 pub mod crd;
+pub mod doctor;
 pub mod fault;
 pub mod naming;
 pub mod redacted;

@@ -8,8 +8,8 @@ use aws_config::{
     retry::RetryConfig,
 };
 use aws_credential_types::provider::ProvideCredentials as _;
-use aws_sdk_sts::config::IdentityCache;
 use aws_runtime::env_config::file::EnvConfigFiles;
+use aws_sdk_sts::config::IdentityCache;
 use aws_types::os_shim_internal::{Env, Fs};
 use http::{HeaderValue, StatusCode, header};
 use jiff::{SignedDuration, Timestamp};
@@ -160,9 +160,9 @@ impl Settings {
         let late = || Error::Unreachable { text: "no answer in time".to_owned() };
         let loading = loader()?.region(region).load();
         let config = timeout(PATIENCE, loading).await.map_err(|_| late())?;
-        let provider = config.credentials_provider().ok_or_else(|| Error::NoCredentials {
-            text: "there is no provider".to_owned(),
-        })?;
+        let provider = config
+            .credentials_provider()
+            .ok_or_else(|| Error::NoCredentials { text: "there is no provider".to_owned() })?;
         timeout(PATIENCE, provider.provide_credentials())
             .await
             .map_err(|_| late())?

@@ -436,7 +436,10 @@ mod tests {
             StsTarget::at("https://sts.internal", None).unwrap_err(),
             SigningError::EndpointWithoutRegion
         );
-        assert_eq!(StsTarget::at("sts.internal", Some("eu-west-1")).unwrap().host(), "sts.internal");
+        assert_eq!(
+            StsTarget::at("sts.internal", Some("eu-west-1")).unwrap().host(),
+            "sts.internal"
+        );
     }
 
     #[test]
