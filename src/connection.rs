@@ -10,11 +10,13 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client, ResourceExt};
 use tokio::time::{Instant, timeout};
 
 use crate::{
+    controller::condition::find,
     crd::{CaBundleKind, VaultAwsBackend},
     fault::{Fault, Retry},
     redacted::Redacted,
@@ -143,6 +145,8 @@ pub struct Connections {
 struct Connected {
     settings: Settings,
     client: vault::Client,
+    /// What [`serving_since`] last said.
+    serving_since: Option<Timestamp>,
 }
 
 #[derive(Clone, Eq, Hash, PartialEq)]
@@ -185,8 +189,15 @@ impl Connections {
     pub async fn client(&self, backend: &VaultAwsBackend) -> Result<vault::Client, Error> {
         let settings = self.settings(backend).await?;
         let name = backend.name_any();
+        let serving_since = serving_since(backend);
         let mut clients = lock(&self.clients);
-        if let Some(known) = clients.get(&name).filter(|known| known.settings == settings) {
+        if let Some(known) = clients.get_mut(&name).filter(|known| known.settings == settings) {
+            // Its controller found Vault serving again, and woke everybody: nobody is to wait for
+            // the circuit's next probe.
+            if serving_since.is_some() && known.serving_since != serving_since {
+                known.serving_since = serving_since;
+                known.client.found_serving();
+            }
             return Ok(known.client.clone());
         }
         // Two backends with equal settings share limiter, circuit and connections.
@@ -199,7 +210,7 @@ impl Connections {
             None => vault::Client::new(&settings, self.observer.clone())
                 .map_err(|error| Error::Settings(Arc::new(error)))?,
         };
-        clients.insert(name, Connected { settings, client: client.clone() });
+        clients.insert(name, Connected { settings, client: client.clone(), serving_since });
         Ok(client)
     }
 
@@ -404,6 +415,12 @@ impl Connections {
             Err(_) => Err(Error::KubernetesTimeout { kind, name: name.to_owned() }),
         }
     }
+}
+
+/// Since when Vault serves, as the backend's own controller says, which may be another process.
+fn serving_since(backend: &VaultAwsBackend) -> Option<Timestamp> {
+    let reachable = find(&backend.status.as_ref()?.conditions, "Reachable")?;
+    (reachable.status == "True").then_some(reachable.last_transition_time.0)
 }
 
 fn key(backend: &VaultAwsBackend) -> OperatorKey {

@@ -393,6 +393,9 @@ impl<R: Reconcile> Pass<R> {
                     Err(failure) => Err(failure),
                     Ok(Finalizer::Outrun) => return outrun(),
                     Ok(Finalizer::Changed(_) | Finalizer::Stands | Finalizer::Gone) => {
+                        if notes.iter().any(|note| note.warning) {
+                            self.reporter.metrics().orphaned(&R::Resource::kind(&()));
+                        }
                         self.reporter.notes(resource, &notes, self.now).await;
                         return ("released", None, None);
                     }

@@ -36,6 +36,7 @@ use crate::{
 pub mod apply;
 pub mod claim;
 pub mod desired;
+pub mod isolation;
 pub mod observe;
 pub mod plan;
 pub mod policy;

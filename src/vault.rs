@@ -29,6 +29,7 @@ use zeroize::Zeroizing;
 
 use crate::{clock, redacted::Redacted};
 
+pub mod acl;
 pub mod aws_auth;
 pub mod aws_secrets;
 mod circuit;

@@ -155,7 +155,8 @@ pub enum Next {
 /// How a cleanup ended.
 #[derive(Clone, Debug)]
 pub enum Cleanup<S> {
-    /// Nothing of ours is left, or we let go; the note says so if there is something to say.
+    /// Nothing of ours is left, or we let go, and something may be left: then the note warns of it,
+    /// and it is counted.
     Done(Option<Note>),
     /// Not yet: reported like a pass, the finalizer stays.
     NotYet(Outcome<S>),

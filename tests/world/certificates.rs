@@ -204,7 +204,7 @@ pub(crate) fn pem(label: &str, der: &[u8]) -> String {
 }
 
 /// The inner key of a PKCS#8 key, as PEM: PKCS#1 (`RSA PRIVATE KEY`) or SEC1 (`EC PRIVATE KEY`), the
-/// latter without the curve, which is optional there and then has to be found by trying.
+/// latter without the curve; see [`sec1`].
 ///
 /// PKCS#8 is `SEQUENCE { INTEGER version, SEQUENCE algorithm, OCTET STRING key, … }` (RFC 5208).
 pub(crate) fn traditional(label: &str, pkcs8: &str) -> String {

@@ -12,28 +12,37 @@
 //! Those that stop servers have a second lab, where they run one after another. At the end everything
 //! that the operator said, in either lab, is searched for secrets.
 
-/// Lists the tests of a file for `main`, each a function `async fn name(world: World)`.
+/// Lists the tests of a file for `main`, each a function `async fn name(world: World)`. Those of another
+/// stage than the shared one can have a list of their own: `tests![in outage_tests: name, …]`.
 macro_rules! tests {
-    ($($name:ident),* $(,)?) => {
-        /// The tests of this file.
-        pub(crate) fn tests() -> Vec<$crate::trial::Test> {
+    (in $list:ident: $($name:ident),* $(,)?) => {
+        /// Tests of this file.
+        pub(crate) fn $list() -> Vec<$crate::trial::Test> {
             vec![$($crate::trial::Test {
                 name: concat!(module_path!(), "::", stringify!($name)),
                 run: |world| Box::pin($name(world)),
             }),*]
         }
     };
+    ($($name:ident),* $(,)?) => {
+        tests![in tests: $($name),*];
+    };
 }
 
 mod accounts;
+mod acl;
 mod audit;
 mod certificates;
+mod deletion;
 mod delivery;
+mod entries;
 mod leaks;
 mod main_line;
 mod manifest;
 mod order;
+mod outages;
 mod ownership;
+mod refusals;
 mod stage;
 mod trial;
 mod world;
@@ -49,13 +58,23 @@ use crate::{
 
 /// Side by side, on one lab.
 fn tests() -> Vec<Test> {
-    [main_line::tests(), order::tests(), accounts::tests(), ownership::tests(), delivery::tests()]
-        .concat()
+    [
+        main_line::tests(),
+        order::tests(),
+        accounts::tests(),
+        ownership::tests(),
+        delivery::tests(),
+        deletion::tests(),
+        acl::tests(),
+        entries::tests(),
+        refusals::tests(),
+    ]
+    .concat()
 }
 
 /// One after another, on a lab of their own: they stop and seal servers.
 fn outage_tests() -> Vec<Test> {
-    Vec::new()
+    [outages::tests(), deletion::outage_tests()].concat()
 }
 
 fn main() -> ExitCode {

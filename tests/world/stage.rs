@@ -18,6 +18,10 @@ pub(crate) const RUNTIME_THREAD: &str = "lab";
 /// How long the operator may take to have listed everything.
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
+/// What the operator of the outages' lab is given besides: a time after which a deleted role is let
+/// go that a test can wait for.
+pub(crate) const CLEANUP_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// A lab with a running operator.
 pub(crate) struct Stage {
     /// The servers.
@@ -32,15 +36,19 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    async fn set(name: String, runtime: Arc<Runtime>) -> vault_aws_lab::Result<Self> {
+    async fn set(
+        name: String,
+        env: &[(&str, &str)],
+        runtime: Arc<Runtime>,
+    ) -> vault_aws_lab::Result<Self> {
         let begun = Instant::now();
         let keep_files = std::env::var_os("VAULT_AWS_LAB_KEEP").is_some();
         let lab = Lab::start(Options { name, keep_files, ..Options::default() }).await?;
         let installation = Installation::install(&lab).await?;
         let binary = Path::new(env!("CARGO_BIN_EXE_vault-aws"));
         let (role_writer, syncer) = tokio::try_join!(
-            Operator::start(&lab, Component::RoleWriter, binary),
-            Operator::start(&lab, Component::Syncer, binary),
+            Operator::start_with(&lab, Component::RoleWriter, binary, env),
+            Operator::start_with(&lab, Component::Syncer, binary, env),
         )?;
         tokio::try_join!(role_writer.ready(READY_LIMIT), syncer.ready(READY_LIMIT))?;
         if let Some(seeds) = &lab.seeds {
@@ -68,6 +76,16 @@ impl Stage {
         [&self.role_writer, &self.syncer]
     }
 
+    /// Has everything run that a test may have stopped, whatever became of the test.
+    pub(crate) async fn mend(&self) -> vault_aws_lab::Result<()> {
+        for server in [self.lab.etcd(), self.lab.apiserver(), self.lab.vault_server()] {
+            server.start().await?;
+        }
+        self.lab.vault_unseal().await?;
+        self.lab.sts().accept().await;
+        Ok(())
+    }
+
     async fn strike(self) -> vault_aws_lab::Result<()> {
         let Self { lab, role_writer, syncer, .. } = self;
         let (first, second) = tokio::try_join!(role_writer.stop(), syncer.stop())?;
@@ -92,12 +110,13 @@ type Attempt = Result<Arc<Stage>, String>;
 impl Stages {
     /// The lab of tests that leave the servers alone.
     pub(crate) fn shared(&self) -> Attempt {
-        self.start(&self.shared, "world")
+        self.start(&self.shared, "world", &[])
     }
 
     /// The lab of tests that do not.
     pub(crate) fn outage(&self) -> Attempt {
-        self.start(&self.outage, "outage")
+        let timeout = format!("{}s", CLEANUP_TIMEOUT.as_secs());
+        self.start(&self.outage, "outage", &[("VAULT_AWS_CLEANUP_TIMEOUT", &timeout)])
     }
 
     /// The labs that were started.
@@ -108,7 +127,7 @@ impl Stages {
             .collect()
     }
 
-    fn start(&self, slot: &Mutex<Option<Attempt>>, name: &str) -> Attempt {
+    fn start(&self, slot: &Mutex<Option<Attempt>>, name: &str, env: &[(&str, &str)]) -> Attempt {
         // Held while the lab starts: the other tests wait here.
         let mut slot = lock(slot);
         if let Some(attempt) = &*slot {
@@ -116,7 +135,7 @@ impl Stages {
         }
         let attempt = self.runtime().and_then(|runtime| {
             let name = format!("{name}-{}", std::process::id());
-            let stage = runtime.block_on(Stage::set(name, Arc::clone(&runtime)));
+            let stage = runtime.block_on(Stage::set(name, env, Arc::clone(&runtime)));
             stage.map(Arc::new).map_err(|error| {
                 let reason = format!("the lab did not start: {}", error.story());
                 say(&reason);

@@ -49,7 +49,13 @@ pub(crate) fn trials(tests: Vec<Test>, stages: &Arc<Stages>, place: Place) -> Ve
                 Place::Shared => stages.shared()?,
                 Place::Outage => stages.outage()?,
             };
-            attempt(name, run, &stage)
+            let verdict = attempt(name, run, &stage);
+            if matches!(place, Place::Outage) {
+                let mended = stage.runtime().block_on(stage.mend());
+                verdict.and(mended.map_err(|error| Failed::from(error.story())))
+            } else {
+                verdict
+            }
         })
     };
     tests.into_iter().map(trial).collect()

@@ -176,7 +176,11 @@ impl Bench<'_> {
         let asked = audits.read()?;
         self.table.row(
             &format!("{count} syncs, all Ready with their Secrets"),
-            format!("{} (created in {})", seconds(delivered), seconds(created)),
+            format!(
+                "{} (created in {}; the default limit is 50 requests/s to Vault)",
+                seconds(delivered),
+                seconds(created)
+            ),
         );
         let logins = asked.vault.iter().filter(|request| request.is_login()).count();
         self.table.row("  logins to Vault for that", logins);
@@ -188,7 +192,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// What it costs to be restarted while no refresh is due, but those few that come by chance.
+    /// What it costs to be restarted while no refresh is due but the few whose time has come: the
+    /// interval is an hour, over which they are spread.
     async fn restart(&mut self) -> Result<()> {
         let operators = [&self.stage.role_writer, &self.stage.syncer];
         let stage = self.stage;

@@ -76,6 +76,16 @@ impl Operator {
     /// port answers; [`Operator::is_ready`] says more. The [`Installation`](crate::Installation)
     /// must be there.
     pub async fn start(lab: &Lab, component: Component, binary: &Path) -> Result<Self> {
+        Self::start_with(lab, component, binary, &[]).await
+    }
+
+    /// The same with these variables besides, as `kubectl set env` would add them.
+    pub async fn start_with(
+        lab: &Lab,
+        component: Component,
+        binary: &Path,
+        more: &[(&str, &str)],
+    ) -> Result<Self> {
         let folder = folder(lab);
         files::create_folder(&folder)?;
         let port = Ports::<1>::reserve()?;
@@ -96,6 +106,7 @@ impl Operator {
             ("HOSTNAME".to_owned(), format!("{name}-lab").into()),
             ("KUBECONFIG".to_owned(), kubeconfig.into()),
         ]);
+        env.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.into())));
         let program = Program {
             path: binary.to_owned(),
             args,

@@ -43,6 +43,8 @@ pub struct StsRequest {
     pub time: Timestamp,
     /// For example `GetCallerIdentity`; empty if it has none.
     pub action: String,
+    /// The ARN of the role that was to be assumed; empty for other actions.
+    pub role: String,
     /// Who signed it; empty if nobody did.
     pub access_key: String,
     /// The `Host` it was signed for, without port.
@@ -229,12 +231,13 @@ async fn answer(
     let action = parameter(&String::from_utf8_lossy(&body), "Action")
         .or_else(|| parameter(parts.uri.query().unwrap_or_default(), "Action"))
         .unwrap_or_default();
+    let role = parameter(&String::from_utf8_lossy(&body), "RoleArn").unwrap_or_default();
     let status = response.status().as_u16();
     let mut state = shared.state();
     if state.requests.len() == REMEMBERED {
         state.requests.pop_front();
     }
-    state.requests.push_back(StsRequest { time, action, access_key, host, region, status });
+    state.requests.push_back(StsRequest { time, action, role, access_key, host, region, status });
     Ok(response)
 }
 
@@ -317,12 +320,16 @@ fn scope(parts: &Parts) -> Option<(String, String)> {
     Some((access_key.to_owned(), region.to_owned()))
 }
 
-/// A form parameter; only the escapes that credential scopes have are undone.
+/// A form parameter; only the escapes that credential scopes and ARNs have are undone.
 fn parameter(form: &str, name: &str) -> Option<String> {
-    form.split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .find(|(found, _)| *found == name)
-        .map(|(_, value)| value.replace("%2F", "/").replace("%2f", "/"))
+    form.split('&').filter_map(|pair| pair.split_once('=')).find(|(found, _)| *found == name).map(
+        |(_, value)| {
+            let escapes = [("%2F", "/"), ("%2f", "/"), ("%3A", ":"), ("%3a", ":")];
+            escapes
+                .iter()
+                .fold(value.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
+        },
+    )
 }
 
 #[cfg(test)]
@@ -367,5 +374,12 @@ mod tests {
         let query = "/?X-Amz-Credential=AKIA1%2F20260131%2Feu-west-1%2Fsts%2Faws4_request";
         assert_eq!(scope(&parts(query, None)), expected);
         assert_eq!(scope(&parts("/", None)), None);
+    }
+
+    #[test]
+    fn the_role_to_be_assumed_is_read_from_the_form() {
+        let form = "Action=AssumeRole&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fweb&Version=1";
+        assert_eq!(parameter(form, "RoleArn").as_deref(), Some("arn:aws:iam::1:role/web"));
+        assert_eq!(parameter(form, "Token"), None);
     }
 }

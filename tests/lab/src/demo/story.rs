@@ -93,20 +93,20 @@ pub(crate) async fn until<T>(
     limit: Duration,
     mut look: impl AsyncFnMut() -> Look<T>,
 ) -> Result<T> {
-    let begun = Instant::now();
     let mut instead = "nothing".to_owned();
-    loop {
-        let left = limit.saturating_sub(begun.elapsed());
-        match tokio::time::timeout(left, look()).await {
-            Ok(Ok(Ok(seen))) => return Ok(seen),
-            Ok(Ok(Err(other))) => instead = other,
-            Ok(Err(error)) => instead = error.story(),
-            Err(_) => {
-                let (what, seconds) = (what.to_owned(), limit.as_secs());
-                return Err(Error::NotSeen { what, seconds, instead });
+    let looking = async {
+        loop {
+            match look().await {
+                Ok(Ok(seen)) => return seen,
+                Ok(Err(other)) => instead = other,
+                Err(error) => instead = error.story(),
             }
+            tokio::time::sleep(LOOK).await;
         }
-        tokio::time::sleep(LOOK.min(limit.saturating_sub(begun.elapsed()))).await;
+    };
+    match tokio::time::timeout(limit, looking).await {
+        Ok(seen) => Ok(seen),
+        Err(_) => Err(Error::NotSeen { what: what.to_owned(), seconds: limit.as_secs(), instead }),
     }
 }
 
