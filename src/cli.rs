@@ -1,15 +1,25 @@
 //! Every flag, environment variable and help text. No behaviour: each command has a file.
 
-use std::{borrow::Cow, io::Write, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    borrow::Cow,
+    ffi::OsString,
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     crd::Span,
     telemetry::{DEFAULT_LOG_FILTER, LogFormat},
+    vault::{aws_secrets::Kind, wire::go_duration},
 };
+use vault_environment::{VaultFlags, parse_bool};
 
 pub mod crd;
+pub mod credential_process;
 pub mod doctor;
 pub mod login;
 pub mod manual;
@@ -43,6 +53,9 @@ pub enum Command {
 Example:
   vault-aws crd | kubectl apply --server-side -f -")]
     Crd,
+    /// Print AWS credentials that Vault's AWS secrets engine makes, for `credential_process` in
+    /// ~/.aws/config
+    CredentialProcess(Box<CredentialProcessArgs>),
     /// Log in to Vault with an AWS identity, as `vault login -method=aws` does it
     Login(Box<login::LoginArgs>),
     /// Find the first broken link between an AWS identity and its certificates, with its cure
@@ -68,6 +81,161 @@ Examples:
         #[arg(value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+/// The names under which the program is `credential-process` and nothing else, so that an
+/// `~/.aws/config` written for the tool before it needs no edit.
+const CREDENTIAL_PROCESS_NAMES: [&str; 2] =
+    ["vault-aws-credential-process", "vault-aws-credential-protocol"];
+
+/// The arguments, with the command that the program's own name stands for, if it does.
+pub fn arguments(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let name = arguments.first().and_then(|name| Path::new(name).file_name()?.to_str());
+    let name = name.map(|name| name.strip_suffix(".exe").unwrap_or(name));
+    if name.is_some_and(|name| CREDENTIAL_PROCESS_NAMES.contains(&name)) {
+        arguments.splice(..1, ["vault-aws".into(), "credential-process".into()]);
+    }
+    arguments
+}
+
+/// What is asked of Vault's AWS secrets engine, and how its answer is kept.
+#[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = "\
+Example, in ~/.aws/config:
+  [profile dev]
+  credential_process = /usr/local/bin/vault-aws credential-process --mount aws/dev --role admin
+
+Installed or linked as vault-aws-credential-process, the program is this command.
+Exit codes: 0 credentials were printed; 1 a setting or file of this machine; 2 Vault.")]
+pub struct CredentialProcessArgs {
+    /// What else to do.
+    #[command(subcommand)]
+    pub command: Option<CredentialProcessCommand>,
+
+    /// Mount of the AWS secrets engine, a namespace before it if need be: my-namespace/aws/dev
+    #[arg(short, long, required = true, value_name = "PATH", value_parser = not_empty)]
+    pub mount: Option<String>,
+
+    /// Role of the engine
+    #[arg(short, long, required = true, value_name = "NAME", value_parser = not_empty)]
+    pub role: Option<String>,
+
+    /// Path of the engine that is asked
+    #[arg(long, value_enum, default_value_t, value_name = "PATH")]
+    pub endpoint: EndpointChoice,
+
+    /// How long a session shall live, as 15m or 3600; the engine's role may allow less
+    #[arg(long, value_name = "DURATION", value_parser = session_ttl)]
+    pub ttl: Option<Duration>,
+
+    /// Which of the IAM roles of the engine's role is assumed
+    #[arg(long, value_name = "ARN")]
+    pub role_arn: Option<String>,
+
+    /// Name of the session, in CloudTrail [default: Vault makes one from the token's display name]
+    #[arg(long, value_name = "NAME")]
+    pub session_name: Option<String>,
+
+    /// Neither read nor write the cache
+    #[arg(long, action = ArgAction::Set, value_name = "BOOL", value_parser = go_bool)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(default_value = "false", hide_default_value = true)]
+    pub no_cache: bool,
+
+    /// Keep keys of IAM users too (`iam_user` roles, static roles), at most as long as the token lives
+    #[arg(long)]
+    pub cache_iam_user: bool,
+
+    /// How long everything may take, at most 55s [default: $VAULT_AWS_TIMEOUT, else 20s]
+    #[arg(long, value_name = "DURATION", value_parser = budget)]
+    pub timeout: Option<Duration>,
+
+    /// Say on stderr which settings were used
+    #[arg(short, long)]
+    pub verbose: bool,
+
+    /// How Vault is reached.
+    #[command(flatten)]
+    pub vault: VaultFlags,
+}
+
+/// What else `credential-process` does.
+#[derive(Clone, Debug, Subcommand)]
+pub enum CredentialProcessCommand {
+    /// Look at, or empty, the cache
+    Cache {
+        /// What to do.
+        #[command(subcommand)]
+        command: CacheCommand,
+    },
+}
+
+/// What to do with the cache.
+#[derive(Clone, Debug, Subcommand)]
+pub enum CacheCommand {
+    /// List the entries: path, address, namespace, end; no secrets
+    List,
+    /// Remove all entries
+    #[command(after_help = "\
+Example:
+  vault-aws credential-process cache clear --revoke")]
+    Clear {
+        /// Revoke the leases of IAM users first, so that Vault deletes the users. The token needs
+        /// `update` on sys/leases/revoke. Leases of another Vault or namespace are kept, and said
+        #[arg(long)]
+        revoke: bool,
+
+        /// How Vault is reached.
+        #[command(flatten)]
+        vault: Box<VaultFlags>,
+    },
+}
+
+/// Path of the engine that is asked.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum EndpointChoice {
+    /// creds/ROLE
+    Creds,
+    /// sts/ROLE
+    #[default]
+    Sts,
+    /// static-creds/ROLE: the keys of a lasting IAM user, which Vault rotates
+    StaticCreds,
+}
+
+impl From<EndpointChoice> for Kind {
+    fn from(choice: EndpointChoice) -> Self {
+        match choice {
+            EndpointChoice::Creds => Self::Creds,
+            EndpointChoice::Sts => Self::Sts,
+            EndpointChoice::StaticCreds => Self::StaticCreds,
+        }
+    }
+}
+
+fn not_empty(text: &str) -> Result<String, &'static str> {
+    if text.trim_matches(['/', ' ']).is_empty() { Err("it is empty") } else { Ok(text.to_owned()) }
+}
+
+fn go_bool(text: &str) -> Result<bool, &'static str> {
+    parse_bool(text).ok_or("it is neither true nor false")
+}
+
+fn session_ttl(text: &str) -> Result<Duration, &'static str> {
+    let ttl = go_duration(text).ok_or("it is not a duration as 15m or 3600")?;
+    if ttl < Duration::from_secs(900) {
+        return Err("AWS makes no session shorter than 15 minutes");
+    }
+    Ok(ttl)
+}
+
+/// The Rust and Go SDKs give up on a helper after 20 s and a minute.
+fn budget(text: &str) -> Result<Duration, &'static str> {
+    go_duration(text)
+        .filter(|time| (Duration::from_secs(1)..=Duration::from_secs(55)).contains(time))
+        .ok_or("it is not a duration between 1s and 55s")
 }
 
 /// How the operator runs.
@@ -163,6 +331,8 @@ pub enum Error {
     Run(#[from] run::Error),
     /// `crd`
     Crd(#[from] crd::Error),
+    /// `credential-process`
+    CredentialProcess(#[from] credential_process::Error),
     /// `login`
     Login(#[from] login::Error),
     /// `doctor`
@@ -177,15 +347,17 @@ impl Error {
         match self {
             Self::Run(error) => error.hint().map(Cow::Borrowed),
             Self::Login(error) => error.hint().map(Cow::Owned),
-            Self::Crd(_) | Self::Doctor(_) | Self::Manual(_) => None,
+            // Programs show what they find on stderr: one line, advice included.
+            Self::Crd(_) | Self::CredentialProcess(_) | Self::Doctor(_) | Self::Manual(_) => None,
         }
     }
 
-    /// The code with which the program ends: 1, or 2 where a command says that the other side failed.
+    /// The exit code: 2 where Vault is at fault and a caller can tell, as `vault` does; else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Login(error) => error.exit_code(),
             Self::Run(_) | Self::Crd(_) | Self::Doctor(_) | Self::Manual(_) => 1,
+            Self::CredentialProcess(error) => error.exit_code(),
+            Self::Login(error) => error.exit_code(),
         }
     }
 }
@@ -196,6 +368,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => Ok(run::run(*args)?),
             Command::Crd => Ok(crd::print(stdout)?),
+            Command::CredentialProcess(args) => Ok(credential_process::run(*args, stdout)?),
             Command::Login(args) => Ok(login::run(&args, stdout)?),
             Command::Doctor(args) => Ok(doctor::run(&args, stdout)?),
             Command::Completions { shell } => Ok(manual::completions(shell, stdout)?),
@@ -221,6 +394,51 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    fn credential_process(args: &[&str]) -> Result<CredentialProcessArgs, clap::Error> {
+        let args = ["/usr/local/bin/vault-aws-credential-process"].iter().chain(args);
+        match Cli::try_parse_from(arguments(args.map(OsString::from)))?.command {
+            Command::CredentialProcess(args) => Ok(*args),
+            _ => unreachable!("the program's name says otherwise"),
+        }
+    }
+
+    #[test]
+    fn under_the_name_of_the_seed_the_program_takes_its_flags() {
+        let args = credential_process(&["--mount", "aws/dev", "--role", "super-admin"]).unwrap();
+        assert_eq!(args.mount.as_deref(), Some("aws/dev"));
+        assert!(!args.no_cache && args.session_name.is_none());
+        let args = credential_process(&["-m=ns/aws", "-rx", "--no-cache", "--session-name=me"]);
+        let args = args.unwrap();
+        assert_eq!((args.mount.as_deref(), args.role.as_deref()), (Some("ns/aws"), Some("x")));
+        assert!(args.no_cache);
+        assert_eq!(args.session_name.as_deref(), Some("me"));
+        let no_cache = |text| credential_process(&["-m", "a", "-r", "b", text]).unwrap().no_cache;
+        assert!(no_cache("--no-cache=true") && !no_cache("--no-cache=false"));
+    }
+
+    #[test]
+    fn mount_and_role_are_needed_but_not_for_the_cache() {
+        assert!(credential_process(&["--mount", "aws"]).is_err());
+        assert!(credential_process(&["--mount", "/", "--role", "x"]).is_err());
+        let args = credential_process(&["cache", "clear", "--revoke", "--address", "https://v"]);
+        assert!(args.unwrap().command.is_some());
+    }
+
+    #[test]
+    fn a_session_that_aws_would_not_make_is_refused() {
+        let ttl = |text| credential_process(&["-m", "a", "-r", "b", "--ttl", text]);
+        assert_eq!(ttl("15m").unwrap().ttl, Some(Duration::from_secs(900)));
+        assert_eq!(ttl("3600").unwrap().ttl, Some(Duration::from_secs(3600)));
+        assert!(ttl("899").is_err() && ttl("long").is_err());
+    }
+
+    #[test]
+    fn the_budget_is_below_a_minute() {
+        let budget = |text| credential_process(&["-m", "a", "-r", "b", "--timeout", text]);
+        assert_eq!(budget("5s").unwrap().timeout, Some(Duration::from_secs(5)));
+        assert!(budget("60s").is_err() && budget("0").is_err());
     }
 
     #[test]

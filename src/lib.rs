@@ -29,6 +29,7 @@
 //! | [`connection`] | from a backend to a Vault client and to the operator's own session |
 //! | [`vault`] | the only HTTP to Vault: one file for each API, errors classified once, limiter, sessions |
 //! | [`aws`] | the only user of the AWS crates: credentials, AssumeRole, the signed GetCallerIdentity |
+//! | [`credentials`] | what `credential-process` keeps between two starts, until when, and what it prints |
 //! | [`cli`] | flags and commands; `cli::run` composes the operator |
 //! | [`admin`], [`telemetry`] | health, metrics, logs |
 //! | [`fault`], [`redacted`], [`clock`] | leaves: how failure is spoken of, what cannot be printed, what time it is |
@@ -59,6 +60,7 @@ pub mod clock;
 pub mod connection;
 pub mod controller;
 pub mod crd;
+pub mod credentials;
 pub mod doctor;
 pub mod fault;
 pub mod naming;

@@ -1,19 +1,27 @@
 //! argv → command → exit code; the only place that prints an error, with its causes and a hint.
 #![expect(clippy::print_stderr, reason = "this is where errors are printed")]
 
-use std::{io, process::ExitCode};
+use std::{env, io, process::ExitCode};
 
 use clap::Parser;
-use vault_aws_operator::{cli::Cli, fault::chain};
+use vault_aws_operator::{
+    cli::{self, Cli},
+    fault::chain,
+};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments = cli::arguments(env::args_os());
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(usage) => {
+            if let Some(line) = cli::credential_process::usage(&arguments, &usage) {
+                eprintln!("error: {line}");
+                return ExitCode::FAILURE;
+            }
             // Help and version come this way too, on stdout and with code 0. A closed pipe is no
             // reason for another message.
             let _ = usage.print();
-            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
+            return if usage.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
     };
     match cli.execute(io::stdout()) {

@@ -31,7 +31,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_BYTES: usize = 1 << 20;
 
 /// The programs of ours that are a `credential_process`.
-const HELPER: &str = "vault-aws-credential-process";
+const HELPERS: [&str; 2] = ["vault-aws-credential-process", "vault-aws-credential-protocol"];
 const PROGRAM: &str = "vault-aws";
 const COMMAND: &str = "credential-process";
 
@@ -232,7 +232,7 @@ fn is_ours(command: &str) -> bool {
         .filter(|word| !word.is_empty())
         .map(|word| word.rsplit('/').next().unwrap_or(word))
         .collect();
-    words.contains(&HELPER)
+    words.iter().any(|word| HELPERS.contains(word))
         || words
             .iter()
             .position(|word| *word == PROGRAM)

@@ -175,7 +175,7 @@ pub fn of_login(error: &Error, attempt: &Attempt<'_>) -> String {
 }
 
 /// Both regions, and the two settings of which one has to change.
-pub(super) fn region(attempt: &Attempt<'_>) -> String {
+fn region(attempt: &Attempt<'_>) -> String {
     let Attempt { mount, target, mount_region, .. } = *attempt;
     let (ours, host) = (target.region(), target.host());
     let theirs = match mount_region {

@@ -177,7 +177,7 @@ async fn ask_sts(question: &Question<'_>, credentials: Option<&Credentials>) -> 
         }
     };
     match person::identify(&request, target, question.sts_endpoint).await {
-        Ok(answer) => judge_sts(answer, target, question.mount),
+        Ok(answer) => judge_sts(answer, target),
         Err(error) => {
             let place = question.sts_endpoint.unwrap_or(target.host());
             let found = format!("{place}: {error}");
@@ -186,7 +186,7 @@ async fn ask_sts(question: &Question<'_>, credentials: Option<&Credentials>) -> 
     }
 }
 
-fn judge_sts(answer: person::Identified, target: &StsTarget, mount: &str) -> Sts {
+fn judge_sts(answer: person::Identified, target: &StsTarget) -> Sts {
     let skew = answer.skew;
     let place = format!("{} for {}", target.host(), target.region());
     match answer.caller {
@@ -202,15 +202,12 @@ fn judge_sts(answer: person::Identified, target: &StsTarget, mount: &str) -> Sts
                 return Sts { finding, caller: None, skew, wrong_time: Some(text) };
             }
             let (reason, cure) = if text.contains("Credential should be scoped") {
-                let attempt = Attempt {
-                    mount,
-                    role: None,
-                    target,
-                    has_server_id: false,
-                    caller: None,
-                    mount_region: None,
-                };
-                ("RegionMismatch", cure::region(&attempt))
+                let cure = format!(
+                    "{} is not the STS of `{}`: give --region and --sts-endpoint that belong together",
+                    target.host(),
+                    target.region()
+                );
+                ("RegionMismatch", cure)
             } else {
                 (error.reason(), cure::of_aws(&error))
             };
@@ -525,10 +522,10 @@ mod tests {
             caller: Err(aws::Error::ExpiredToken { text: text.to_owned() }),
             skew: None,
         };
-        let late = judge_sts(answer("SignatureDoesNotMatch: Signature expired: x"), &target, "aws");
+        let late = judge_sts(answer("SignatureDoesNotMatch: Signature expired: x"), &target);
         assert_eq!(late.finding.mark, Mark::Good);
         assert_eq!(clock(&late, None).mark, Mark::Broken);
-        let old = judge_sts(answer("ExpiredToken: x"), &target, "aws");
+        let old = judge_sts(answer("ExpiredToken: x"), &target);
         assert_eq!(old.finding.mark, Mark::Broken);
     }
 

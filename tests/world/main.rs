@@ -33,6 +33,7 @@ mod accounts;
 mod acl;
 mod audit;
 mod certificates;
+mod credential_process;
 mod deletion;
 mod delivery;
 mod entries;
@@ -68,13 +69,14 @@ fn tests() -> Vec<Test> {
         acl::tests(),
         entries::tests(),
         refusals::tests(),
+        credential_process::tests(),
     ]
     .concat()
 }
 
 /// One after another, on a lab of their own: they stop and seal servers.
 fn outage_tests() -> Vec<Test> {
-    [outages::tests(), deletion::outage_tests()].concat()
+    [outages::tests(), deletion::outage_tests(), credential_process::outage_tests()].concat()
 }
 
 fn main() -> ExitCode {

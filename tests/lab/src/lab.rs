@@ -287,6 +287,16 @@ impl Lab {
         self.vault.token()
     }
 
+    /// The `vault` program, server and command line.
+    pub fn vault_program(&self) -> &Path {
+        &self.layout.tools.vault
+    }
+
+    /// A Python with the AWS clients that tests use, as modules `boto3` and `awscli`.
+    pub fn python(&self) -> &Path {
+        &self.layout.tools.python
+    }
+
     /// The STS front's URL.
     pub fn sts_url(&self) -> &str {
         self.sts.url()

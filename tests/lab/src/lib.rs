@@ -13,8 +13,9 @@
 //! is run, `server` how a process is started and stopped, `keeper` why none is left behind,
 //! `folder` and `ports` how labs keep apart, [`lab`] in which order all this happens, [`detached`]
 //! labs without a test, [`vault`], [`aws`], `kubernetes` and [`sts`] how tests talk to the servers,
-//! [`installation`] and [`operator`] how the operator is installed and run, `cargo` how it is built,
-//! `audit` what it asked of the servers; [`demo`] tells its story, [`bench`](mod@bench) measures it.
+//! [`proxy`] Vault's own proxy, [`installation`] and [`operator`] how the operator is installed and
+//! run, `cargo` how it is built, `audit` what it asked of the servers; [`demo`] tells its story,
+//! [`bench`](mod@bench) measures it.
 
 mod audit;
 pub mod aws;
@@ -33,6 +34,7 @@ pub mod lab;
 pub mod operator;
 mod pki;
 mod ports;
+pub mod proxy;
 mod server;
 mod servers;
 pub mod sts;
@@ -47,6 +49,7 @@ pub use installation::{Installation, Names};
 pub use keeper::child_entry;
 pub use lab::{Lab, Options, Parts};
 pub use operator::{Component, Operator};
+pub use proxy::VaultProxy;
 pub use server::Server;
 pub use sts::{StsFront, StsRequest};
 pub use toolchain::Toolchain;

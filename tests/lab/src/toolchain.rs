@@ -44,7 +44,7 @@ pub struct Toolchain {
     pub kubectl: PathBuf,
     /// The whole Vault, server and command line.
     pub vault: PathBuf,
-    /// A Python that has the AWS emulator as module `ministack`.
+    /// A Python with the AWS emulator as module `ministack`, and the clients `boto3` and `awscli`.
     pub python: PathBuf,
 }
 
@@ -314,7 +314,7 @@ impl<'a> Build<'a> {
     }
 }
 
-/// The AWS emulator in a Python environment of its own.
+/// The AWS emulator, and AWS clients, in a Python environment of their own.
 struct Emulator {
     folder: PathBuf,
     requirements: PathBuf,
@@ -354,7 +354,7 @@ impl Emulator {
         let mut args: Vec<OsString> = options.split_whitespace().map(Into::into).collect();
         args.push(self.requirements.clone().into());
         let install = Program { path: environment.join("bin/python"), args, ..Program::default() };
-        step("installing the AWS emulator", &install, cache, INSTALL_LIMIT)?;
+        step("installing the AWS emulator and clients", &install, cache, INSTALL_LIMIT)?;
         // Its scripts name the old place, but `python -m` finds all from where it is.
         fs::rename(&environment, &self.folder)
             .doing(|| "moving the Python environment into the cache".to_owned())

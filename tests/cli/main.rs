@@ -1,0 +1,5 @@
+//! The binary as other programs meet it: arguments, environment, files, stdout, stderr, exit code.
+//! No server is needed here; what needs one is in `tests/world`.
+
+mod credential_process;
+mod program;
