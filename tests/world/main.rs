@@ -36,8 +36,10 @@ mod certificates;
 mod credential_process;
 mod deletion;
 mod delivery;
+mod doctor;
 mod entries;
 mod leaks;
+mod login;
 mod main_line;
 mod manifest;
 mod order;
@@ -70,13 +72,21 @@ fn tests() -> Vec<Test> {
         entries::tests(),
         refusals::tests(),
         credential_process::tests(),
+        login::tests(),
+        doctor::tests(),
     ]
     .concat()
 }
 
 /// One after another, on a lab of their own: they stop and seal servers.
 fn outage_tests() -> Vec<Test> {
-    [outages::tests(), deletion::outage_tests(), credential_process::outage_tests()].concat()
+    [
+        outages::tests(),
+        deletion::outage_tests(),
+        credential_process::outage_tests(),
+        doctor::outage_tests(),
+    ]
+    .concat()
 }
 
 fn main() -> ExitCode {
