@@ -7,13 +7,15 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     controller::pass::{Next, Outcome, Progress, Verdict},
     crd::{CertificateState, CertificateStatus, SyncReason, VaultCertSyncStatus},
-    fault::Retry,
 };
 
 /// A certificate expires soon when less than a third of its life is left, or less than this.
 const SOON: SignedDuration = SignedDuration::from_hours(21 * 24);
 /// After so many missed intervals the last good state is no longer good enough.
 const MISSED: i32 = 3;
+/// Between two tries of a sync that never delivered anything. It does not grow: when STS is back,
+/// nobody tells; and a broken identity costs one login for all that share it, with a pause of its own.
+const IMPATIENCE: Duration = Duration::from_secs(15);
 /// Between two tries during an outage.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -76,7 +78,7 @@ pub fn missed(
         // What was never delivered is wanted sooner than what only may be out of date.
         next: match was_ready {
             Some(_) => Next::In(until_worse(age, interval)),
-            None => Next::Retry(Retry::Soon),
+            None => Next::In(IMPATIENCE),
         },
     }
 }

@@ -14,14 +14,14 @@ use rustls::{
     sign::CertifiedKey,
 };
 use serde_json::{Value, json};
+use vault_aws_operator::crd::{CertificateStatus, VaultCertSyncStatus};
 
 use crate::{
-    certificates::{Authority, DAY, Issued, Kind, pem, sec1, traditional},
+    audit::Mark,
+    certificates::{Authority, DAY, Issued, Kind, der, pem, sec1, traditional},
     leaks,
     world::{ACCOUNT, PATIENCE, World, text},
 };
-
-use vault_aws_operator::crd::{CertificateStatus, VaultCertSyncStatus};
 
 tests![
     a_soft_deleted_entry_keeps_its_secret,
@@ -163,7 +163,7 @@ fn one(status: &VaultCertSyncStatus, name: &str) -> CertificateStatus {
 }
 
 /// The Secrets that the operator wrote since.
-fn secret_writes(world: &World, mark: crate::audit::Mark) -> Vec<String> {
+fn secret_writes(world: &World, mark: Mark) -> Vec<String> {
     let writes = world.kubernetes_writes_since(mark).into_iter();
     writes.filter(|one| one.resource == "secrets").map(|one| one.name).collect()
 }
@@ -501,15 +501,14 @@ async fn every_form_of_a_value_is_delivered(world: World) {
     let chain = issued.intermediates.concat();
     let full = issued.full_chain();
     let base64 = |bytes: &[u8]| STANDARD.encode(bytes);
-    let der = |pem: &str| base64(&crate::certificates::der(pem));
     let forms = [
         (
             "base64-der",
             json!({
                 "certificate": base64(&issued.certificate_der()),
                 "private_key": base64(&issued.key_der()),
-                "ca_chain": [der(&chain)],
-                "issuing_ca": der(root.pem()),
+                "ca_chain": [base64(&der(&chain))],
+                "issuing_ca": base64(&der(root.pem())),
             }),
         ),
         (
