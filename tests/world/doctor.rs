@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     certificates::Authority,
-    login::{Person, Ran, run, user},
+    login::{Person, Ran, run, user, with_role},
     world::{ACCOUNT, World},
 };
 
@@ -27,7 +27,7 @@ struct Walk {
 
 impl Walk {
     async fn new(world: World) -> Self {
-        world.with_web().await;
+        with_role(&world).await;
         let name = world.iam_role("user");
         let policy = policy(&world, "user", &world.kv_mount()).await;
         let person = user(&world, "user", &[&policy]).await;

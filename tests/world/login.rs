@@ -135,6 +135,13 @@ pub(crate) async fn user(world: &World, name: &str, policies: &[&str]) -> Person
     Person::new(world, name, Some(user.keys))
 }
 
+/// Backend and role `web`, without a sync.
+pub(crate) async fn with_role(world: &World) {
+    world.backend().apply().await;
+    world.role("web").apply().await;
+    world.ready("vaultawsrole/web").await;
+}
+
 async fn with_a_certificate(world: &World) {
     let issued = Authority::new("World CA").issue("web.example.com");
     world.put_certificate("web", "tls", &issued).await;
@@ -210,7 +217,7 @@ async fn web_identity(world: &World, policy: &str) -> Person {
 }
 
 async fn the_same_inputs_give_what_vault_gives(world: World) {
-    world.with_web().await;
+    with_role(&world).await;
     let name = world.iam_role("user");
     let person = user(&world, "user", &[&world.policy_name(&world.iam_role("web"))]).await;
     let mount = world.auth_mount();
@@ -253,7 +260,7 @@ async fn the_same_inputs_give_what_vault_gives(world: World) {
 }
 
 async fn each_refusal_says_what_to_do(world: World) {
-    world.with_web().await;
+    with_role(&world).await;
     let web = world.iam_role("web");
     let name = world.iam_role("user");
     let person = user(&world, "user", &["default"]).await;
@@ -296,7 +303,7 @@ async fn each_refusal_says_what_to_do(world: World) {
 }
 
 async fn a_second_factor_is_said_with_what_completes_it(world: World) {
-    world.with_web().await;
+    with_role(&world).await;
     let name = world.iam_role("user");
     let person = user(&world, "user", &["default"]).await;
     let method = json!({"issuer": "lab", "period": 30, "algorithm": "SHA256", "digits": 6});
@@ -317,7 +324,7 @@ async fn a_second_factor_is_said_with_what_completes_it(world: World) {
 }
 
 async fn a_token_that_cannot_be_stored_is_not_lost(world: World) {
-    world.with_web().await;
+    with_role(&world).await;
     let name = world.iam_role("user");
     let person = user(&world, "user", &["default"]).await;
     let helper = person.home.join("helper");
