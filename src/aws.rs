@@ -9,6 +9,7 @@ pub mod identity;
 pub mod person;
 pub mod signing;
 pub mod text;
+pub mod throttle;
 
 pub use aws_credential_types::Credentials;
 pub use identity::Error;

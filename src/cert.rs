@@ -5,14 +5,17 @@
 //! and a Vault session; LIST and metadata; data only where a version is new; the whole pair parsed and
 //! judged; then the writes, and the status last.
 
+pub mod accounts;
 pub mod apply;
 pub mod desired;
 pub mod entry;
 pub mod identity;
+pub mod keystore;
 pub mod observe;
 pub mod pair;
 pub mod plan;
 pub mod secrets;
+pub mod validation;
 pub mod verdict;
 
 use std::{
@@ -29,6 +32,7 @@ use k8s_openapi::{
 use kube::{Api, Client, Resource, ResourceExt, core::PartialObjectMeta};
 
 use self::{
+    accounts::Accounts,
     apply::apply,
     desired::{Desired, References, Refusal},
     identity::{Identities, Place},
@@ -39,13 +43,14 @@ use self::{
 use crate::{
     connection::{self, Connections},
     controller::{
+        aside,
         pass::{Cleanup, Next, Note, Outcome, Progress, Reconcile, Status, Verdict},
         schedule::until_tick,
         watch::Store,
     },
     crd::{
-        REFRESH_ANNOTATION, SyncReason, VaultAwsBackend, VaultAwsRole, VaultCertSync,
-        VaultCertSyncStatus,
+        CertificateState, REFRESH_ANNOTATION, SyncReason, VaultAwsBackend, VaultAwsRole,
+        VaultCertSync, VaultCertSyncStatus,
     },
     fault::{Fault, Retry, chain},
     telemetry::{CertificateReading, Metrics},
@@ -67,6 +72,8 @@ pub struct Certs {
     pub namespaces: Store<PartialObjectMeta<Namespace>>,
     /// Metadata of Secrets.
     pub secrets: Secrets,
+    /// Metadata of ServiceAccounts.
+    pub accounts: Accounts,
     /// Vault clients by backend.
     pub connections: Arc<Connections>,
     /// AWS identities and Vault sessions.
@@ -201,6 +208,7 @@ impl Reconcile for Certs {
     fn forget(&self, namespace: Option<&str>, name: &str) {
         let namespace = namespace.unwrap_or_default();
         self.secrets.forget(namespace, name);
+        self.accounts.forget(namespace, name);
         self.memory.lock().remove(&(namespace.to_owned(), name.to_owned()));
         self.metrics.sync_gone(namespace, name);
     }
@@ -214,12 +222,22 @@ impl Certs {
     ) -> Result<Outcome<VaultCertSyncStatus>, Error> {
         let namespace = sync.namespace().unwrap_or_default();
         let previous = self.previous(sync);
-        let (desired, backend) = match self.desired(sync, &namespace)? {
+        let (mut desired, backend) = match self.desired(sync, &namespace)? {
             Ok(found) => found,
             Err(refusal) => return Ok(refused(previous, &refusal)),
         };
-        let credentials = sync.spec.identity.secret_ref.as_ref().map(|secret| secret.name.as_str());
-        let view = self.secrets.view(&namespace, &sync.name_any(), credentials).await?;
+        let credentials = sync.spec.identity.secret_ref.iter().map(|secret| secret.name.clone());
+        let password = desired.target.pkcs12.iter().map(|keystore| keystore.secret.clone());
+        let used = credentials.chain(password).collect();
+        let name = sync.name_any();
+        let view = aside(self.secrets.view(&namespace, &name, used)).await?;
+        if let Some(keystore) = &mut desired.target.pkcs12 {
+            // Another password is another wish.
+            keystore.seen =
+                view.get(&keystore.secret).map(|seen| (seen.uid, seen.resource_version));
+        }
+        let account = identity::account(&self.accounts, &namespace, &name, &desired.identity);
+        let account = aside(account).await?;
         let api = Api::<Secret>::namespaced(self.client.clone(), &namespace);
         let vault = self.connections.client(&backend).await?;
         let place = Place {
@@ -229,21 +247,21 @@ impl Certs {
             ),
             namespace: &namespace,
             view: &view,
-            api: &api,
+            account,
+            client: &self.client,
             vault: &vault,
         };
-        // Before anything is skipped: a Secret that no longer consents stops the sync.
+        // Before anything is skipped: what no longer consents stops the sync.
         let key = self.identities.key(&desired, &place)?;
         let interval = interval(sync);
         if self.is_settled(sync, &previous, &desired, &view, interval, now) {
             return Ok(settled(previous, interval, now));
         }
 
-        let session = self.identities.session(&key, &desired, &place).await?;
-        let uid = sync.uid().unwrap_or_default();
+        let session = aside(self.identities.session(&key, &desired, &place)).await?;
         let read = |caller: Caller| {
-            let (api, view, desired, previous, uid) = (&api, &view, &desired, &previous, &uid);
-            async move { observe(&caller, api, view, desired, previous, uid, now).await }
+            let (api, view, desired, previous) = (&api, &view, &desired, &previous);
+            async move { observe(&caller, api, view, desired, previous, now).await }
         };
         let observed = match read(session.caller().clone()).await {
             // A dead token costs one login, and only a token that Vault calls dead.
@@ -251,11 +269,13 @@ impl Certs {
                 if error.is_token_invalid()
                     && self.identities.sessions.invalidate(&key, &session) =>
             {
-                let session = self.identities.session(&key, &desired, &place).await?;
+                let session = aside(self.identities.session(&key, &desired, &place)).await?;
                 read(session.caller().clone()).await?
             }
             other => other?,
         };
+        let unreadable =
+            observed.entries.iter().any(|entry| matches!(entry.held, plan::Held::Unreadable));
         let plan = plan(&desired, observed, &previous, now);
         if !plan.is_empty() {
             let steps = plan.to_string();
@@ -268,7 +288,8 @@ impl Certs {
         }
         let owner = owner(sync);
         let applied = apply(plan, &api, &view, &owner, &previous.certificates, now).await;
-        self.remember(sync, desired, interval, now);
+        let near = verdict::near_the_end(&applied.certificates, now).unwrap_or(interval);
+        self.remember(sync, desired, interval, near, now);
         self.metrics.source_read(&namespace, &sync.name_any(), now);
 
         let mut status = previous;
@@ -283,7 +304,12 @@ impl Certs {
             reason: SyncReason::Delivered.as_str(),
             message: format!("wrote Secret `{secret}`"),
         }));
-        if applied.try_again {
+        outcome.notes.extend(applied.deleted.iter().map(|secret| Note {
+            warning: false,
+            reason: SyncReason::SourceRemoved.as_str(),
+            message: format!("deleted Secret `{secret}`: its entry was removed from Vault"),
+        }));
+        if applied.try_again || unreadable {
             outcome.next = Next::Retry(Retry::Soon);
         }
         Ok(outcome)
@@ -354,7 +380,10 @@ impl Certs {
         }
         let intact = previous.certificates.iter().all(|one| {
             let seen = one.secret_name.as_deref().and_then(|name| view.get(name));
-            seen.is_some_and(|seen| Some(seen.resource_version) == one.secret_resource_version)
+            let is_in_shape = one.state != CertificateState::Synced
+                || one.shape.as_ref() == Some(&desired.shape(&one.name));
+            // Removed and acknowledged ones may have no Secret.
+            is_in_shape && seen.map(|seen| seen.resource_version) == one.secret_resource_version
         });
         if !intact {
             return false;
@@ -365,7 +394,8 @@ impl Certs {
         match memory.get(&key).filter(|known| known.uid == uid) {
             Some(known) => now < known.due && known.desired == *desired,
             None => {
-                let due = due(interval, &uid, now);
+                let near = verdict::near_the_end(&previous.certificates, now);
+                let due = due(interval, near.unwrap_or(interval), &uid, now);
                 let known = Remembered { uid, read: self.started, due, desired: desired.clone() };
                 memory.insert(key, known);
                 true
@@ -373,9 +403,16 @@ impl Certs {
         }
     }
 
-    fn remember(&self, sync: &VaultCertSync, desired: Desired, interval: Duration, now: Timestamp) {
+    fn remember(
+        &self,
+        sync: &VaultCertSync,
+        desired: Desired,
+        interval: Duration,
+        near: Duration,
+        now: Timestamp,
+    ) {
         let uid = sync.uid().unwrap_or_default();
-        let due = due(interval, &uid, now);
+        let due = due(interval, near, &uid, now);
         let key = (sync.namespace().unwrap_or_default(), sync.name_any());
         self.memory.lock().insert(key, Remembered { uid, read: now, due, desired });
     }
@@ -445,9 +482,12 @@ fn interval(sync: &VaultCertSync) -> Duration {
     sync.spec.refresh_interval.duration().max(SHORTEST_INTERVAL)
 }
 
-fn due(interval: Duration, uid: &str, now: Timestamp) -> Timestamp {
-    // A little early, so that the pass of the tick itself never comes too soon.
-    let wait = until_tick(interval, uid, now).saturating_sub(Duration::from_secs(1));
+/// When the source is to be read again: at the tick, or because of a certificate that ends.
+fn due(interval: Duration, near: Duration, uid: &str, now: Timestamp) -> Timestamp {
+    // A little early, so that the pass of the tick itself never comes too soon; what is not a tick is
+    // jittered by a tenth.
+    let tick = until_tick(interval, uid, now).saturating_sub(Duration::from_secs(1));
+    let wait = tick.min(near * 9 / 10);
     jiff::SignedDuration::try_from(wait)
         .ok()
         .and_then(|wait| now.checked_add(wait).ok())

@@ -36,6 +36,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod aside;
 pub mod condition;
 pub mod pass;
 mod queue;
@@ -43,7 +44,9 @@ pub mod report;
 pub mod schedule;
 pub mod watch;
 
+pub use self::aside::aside;
 use self::{
+    aside::Aside,
     condition::READY,
     pass::{Cleanup, Next, Outcome, Reconcile, Status},
     queue::{Queue, Urgency},
@@ -67,6 +70,8 @@ pub const KUBERNETES_ERROR: &str = "KubernetesError";
 const DRAIN: Duration = Duration::from_secs(20);
 /// How long the finalizer may take to be written.
 const FINALIZER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Passes that wait aside count as waiting up to this many times the concurrency.
+const ASIDE: usize = 8;
 /// How long the loop may rest before it gives a sign of life.
 const BEAT: Duration = Duration::from_secs(5);
 
@@ -75,7 +80,7 @@ const BEAT: Duration = Duration::from_secs(5);
 pub struct Shell {
     /// Where reports go, and the client that writes them.
     pub reporter: Reporter,
-    /// Passes of one kind that run at once, at least 1.
+    /// Passes of one kind that run at once, at least 1; those that wait [`aside`] not counted.
     pub concurrency: usize,
     /// How long one pass may take.
     pub deadline: Duration,
@@ -111,9 +116,11 @@ pub async fn run<R: Reconcile>(
         queue: Queue::new(),
         known: HashMap::new(),
         passes: JoinSet::new(),
+        aside: Aside::default(),
         reconciler,
         shell,
     };
+    let aside = desk.aside.clone();
     desk.open();
     while !desk.shell.shutdown.is_cancelled() {
         desk.shell.pulse.beat();
@@ -128,6 +135,7 @@ pub async fn run<R: Reconcile>(
                     desk.ended(ended);
                 }
             }
+            () = aside.more() => {}
             () = sleep_until(wake) => {}
         }
     }
@@ -141,6 +149,7 @@ struct Desk<R: Reconcile> {
     queue: Queue<ObjectRef<R::Resource>>,
     known: HashMap<ObjectRef<R::Resource>, Memory<R::Resource>>,
     passes: JoinSet<Ended<R::Resource>>,
+    aside: Aside,
     reconciler: Arc<R>,
     shell: Shell,
 }
@@ -228,7 +237,7 @@ impl<R: Reconcile> Desk<R> {
 
     fn start_due(&mut self) {
         let now = Instant::now();
-        while self.queue.running() < self.shell.concurrency.max(1)
+        while !self.is_full()
             && let Some(object) = self.queue.take(now)
         {
             let Some(stored) = self.store.fetch(&object) else {
@@ -250,15 +259,22 @@ impl<R: Reconcile> Desk<R> {
                 deadline: self.shell.deadline,
                 now: clock::now(),
             };
-            self.passes.spawn(pass.run(object, resource));
+            self.passes.spawn(self.aside.clone().allow(pass.run(object, resource)));
         }
         self.shell.reporter.metrics().passes_running(&self.kind, self.queue.running());
     }
 
+    /// Whether as many passes run as may.
+    fn is_full(&self) -> bool {
+        let concurrency = self.shell.concurrency.max(1);
+        let aside = self.aside.waiting().min(concurrency * ASIDE);
+        self.queue.running().saturating_sub(aside) >= concurrency
+    }
+
     fn wake_at(&self) -> Instant {
         let beat = Instant::now() + BEAT;
-        if self.queue.running() >= self.shell.concurrency.max(1) {
-            return beat; // Nothing can start before a pass ends.
+        if self.is_full() {
+            return beat; // Nothing can start before a pass ends or steps aside.
         }
         self.queue.next_due().map_or(beat, |due| due.min(beat))
     }

@@ -7,7 +7,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig};
+use aws_config::{
+    BehaviorVersion, Region, SdkConfig, environment::EnvironmentVariableRegionProvider,
+    meta::region::RegionProviderChain, profile::ProfileFileRegionProvider, retry::RetryConfig,
+    stalled_stream_protection::StalledStreamProtectionConfig,
+};
 use aws_credential_types::provider::{
     ProvideCredentials, SharedCredentialsProvider, error::CredentialsError,
 };
@@ -21,7 +25,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     Credentials,
     http::sdk_client,
-    signing::{SigningError, is_region},
+    signing::{SigningError, is_region, sts_url},
     text::clean,
 };
 use crate::{
@@ -79,6 +83,12 @@ pub enum Error {
         /// As it was given, shortened.
         region: String,
     },
+    /// Not an address of STS.
+    #[error("`{endpoint}` is not an STS endpoint")]
+    Endpoint {
+        /// As it was given, shortened.
+        endpoint: String,
+    },
     /// Anything else.
     #[error("AWS failed: {text}")]
     Other {
@@ -96,6 +106,7 @@ impl Fault for Error {
             Self::Unreachable { .. } => "AwsUnreachable",
             Self::NoCredentials { .. } => "NoAwsCredentials",
             Self::Region { .. } => "RegionInvalid",
+            Self::Endpoint { .. } => "EndpointInvalid",
             Self::Other { .. } => "AwsError",
         }
     }
@@ -106,12 +117,12 @@ impl Fault for Error {
             Self::AccessDenied { .. } | Self::NoCredentials { .. } | Self::Other { .. } => {
                 Retry::Slowly
             }
-            Self::Region { .. } => Retry::WhenChanged,
+            Self::Region { .. } | Self::Endpoint { .. } => Retry::WhenChanged,
         }
     }
 
     fn is_shared(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::NoCredentials { .. })
+        matches!(self, Self::Unreachable { .. } | Self::NoCredentials { .. } | Self::Throttled)
     }
 }
 
@@ -119,6 +130,7 @@ impl From<SigningError> for Error {
     fn from(error: SigningError) -> Self {
         match error {
             SigningError::Region { region } => Self::Region { region },
+            SigningError::Endpoint { endpoint } => Self::Endpoint { endpoint },
             other => Self::Other { text: other.to_string() },
         }
     }
@@ -152,15 +164,22 @@ impl fmt::Debug for Ambient {
 
 impl Ambient {
     /// Reads the SDK's configuration (`AWS_ENDPOINT_URL_STS` included); asks for no credentials
-    /// yet. `region` is where STS is asked.
+    /// yet. `region` is where the operator's own web identity is exchanged, unless environment or
+    /// profile name another.
     pub async fn load(region: &str) -> Result<Self, Error> {
         checked(region)?;
         let client: SharedHttpClient = sdk_client()?;
+        // Without the machine's metadata: off EC2 that question takes seconds to fail.
+        let regions = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+            .or_else(ProfileFileRegionProvider::new())
+            .or_else(Region::new(region.to_owned()));
         let loading = aws_config::defaults(BehaviorVersion::latest())
             .http_client(client)
-            .region(Region::new(region.to_owned()))
+            .region(regions)
             .retry_config(RetryConfig::standard().with_max_attempts(2))
             .identity_cache(IdentityCache::no_cache())
+            // It takes an answer that begins late for a stream that stalled, and asks again.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .load();
         let config = timeout(TIMEOUT, loading).await.map_err(|_| Error::Unreachable {
             text: "reading the configuration took too long".into(),
@@ -201,9 +220,13 @@ impl Ambient {
         }
     }
 
-    /// Forgets the credentials in hand: for when AWS says that they are expired.
-    pub fn forget(&self) {
-        *self.known() = Known::default();
+    /// Forgets these credentials: for when AWS says that they are expired. Ones that have taken their
+    /// place stay.
+    pub fn forget(&self, refused: &Credentials) {
+        let mut known = self.known();
+        if known.held.as_ref() == Some(refused) {
+            *known = Known::default();
+        }
     }
 
     async fn ask(&self) -> Result<Credentials, Error> {
@@ -233,12 +256,21 @@ impl Ambient {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// STS in `region`. Without credentials for requests that carry their own proof.
-    fn sts(&self, region: &str, credentials: Option<Credentials>) -> aws_sdk_sts::Client {
+    /// Where STS is asked for this role. Without credentials for requests that carry their own proof.
+    fn sts(
+        &self,
+        role: &AssumeRole,
+        credentials: Option<Credentials>,
+    ) -> Result<aws_sdk_sts::Client, Error> {
+        checked(&role.region)?;
         let mut config = self.0.config.to_builder();
-        config.set_region(Some(Region::new(region.to_owned())));
+        config.set_region(Some(Region::new(role.region.clone())));
         config.set_credentials_provider(credentials.map(SharedCredentialsProvider::new));
-        aws_sdk_sts::Client::new(&config.build())
+        let mut config = aws_sdk_sts::config::Builder::from(&config.build());
+        if let Some(endpoint) = &role.endpoint {
+            config = config.endpoint_url(sts_url(&role.region, Some(endpoint))?);
+        }
+        Ok(aws_sdk_sts::Client::from_conf(config.build()))
     }
 }
 
@@ -253,14 +285,33 @@ pub struct AssumeRole {
     pub external_id: Option<String>,
     /// Where STS is asked.
     pub region: String,
+    /// Another address of it than that of the environment or the region.
+    pub endpoint: Option<String>,
 }
 
 /// Assumes a role for a quarter of an hour, for nothing but proving that identity.
 pub async fn assume_role(ambient: &Ambient, role: &AssumeRole) -> Result<Credentials, Error> {
-    checked(&role.region)?;
     let own = ambient.credentials().await?;
+    match assume_role_as(ambient, role, &own).await {
+        Err(Error::ExpiredToken { text }) => {
+            ambient.forget(&own);
+            match ambient.credentials().await? {
+                // The provider has no others: asking again would meet the same answer.
+                same if same == own => Err(Error::ExpiredToken { text }),
+                fresh => assume_role_as(ambient, role, &fresh).await,
+            }
+        }
+        other => other,
+    }
+}
+
+async fn assume_role_as(
+    ambient: &Ambient,
+    role: &AssumeRole,
+    own: &Credentials,
+) -> Result<Credentials, Error> {
     let request = ambient
-        .sts(&role.region, Some(own))
+        .sts(role, Some(own.clone()))?
         .assume_role()
         .role_arn(&role.arn)
         .role_session_name(session_name(&role.session_name))
@@ -268,15 +319,11 @@ pub async fn assume_role(ambient: &Ambient, role: &AssumeRole) -> Result<Credent
         .duration_seconds(SESSION_SECONDS)
         .policy(DENY_ALL)
         .send();
-    let answer = timeout(TIMEOUT, request)
+    let answer = timeout(TIMEOUT, Box::pin(request))
         .await
         .map_err(|_| Error::Unreachable { text: "no answer of STS in time".to_owned() })?
-        .map_err(|error| refused(&error));
-    if let Err(Error::ExpiredToken { .. }) = &answer {
-        // The next try gets new ones.
-        ambient.forget();
-    }
-    session(answer?.credentials)
+        .map_err(|error| refused(&error))?;
+    session(answer.credentials)
 }
 
 /// Exchanges a token of a Kubernetes ServiceAccount for a session of a role, for a quarter of an
@@ -286,9 +333,8 @@ pub async fn assume_role_with_web_identity(
     role: &AssumeRole,
     token: &Redacted<String>,
 ) -> Result<Credentials, Error> {
-    checked(&role.region)?;
     let request = ambient
-        .sts(&role.region, None)
+        .sts(role, None)?
         .assume_role_with_web_identity()
         .role_arn(&role.arn)
         .role_session_name(session_name(&role.session_name))
@@ -296,7 +342,7 @@ pub async fn assume_role_with_web_identity(
         .duration_seconds(SESSION_SECONDS)
         .policy(DENY_ALL)
         .send();
-    let answer = timeout(TIMEOUT, request)
+    let answer = timeout(TIMEOUT, Box::pin(request))
         .await
         .map_err(|_| Error::Unreachable { text: "no answer of STS in time".to_owned() })?
         .map_err(|error| refused(&error))?;
@@ -452,6 +498,7 @@ mod tests {
         assert_eq!(denied.reason(), "AssumeRoleDenied");
         assert_eq!(denied.retry(), Retry::Slowly);
         assert_eq!(judge("Throttling", "Rate exceeded"), Error::Throttled);
+        assert!(Error::Throttled.is_shared(), "it is nobody's own fault, and passes");
         assert_eq!(judge("ExpiredToken", "x").reason(), "AwsCredentialsInvalid");
         assert!(judge("ServiceUnavailable", "").is_shared());
         assert_eq!(judge("", "").reason(), "AwsError");

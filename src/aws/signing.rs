@@ -44,7 +44,7 @@ impl SignedRequest {
         self.method
     }
 
-    /// `https://sts.<region>.amazonaws.com/`.
+    /// Such as `https://sts.<region>.amazonaws.com/`.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -78,9 +78,12 @@ pub enum SigningError {
         /// As it was given, shortened.
         region: String,
     },
-    /// Not an endpoint of STS.
-    #[error("the STS endpoint is not of the form https://host")]
-    Endpoint,
+    /// Not an address of STS.
+    #[error("`{endpoint}` is not an STS endpoint such as https://sts.eu-west-1.amazonaws.com")]
+    Endpoint {
+        /// As it was given, shortened.
+        endpoint: String,
+    },
     /// Endpoint and region do not fit together: every login would be refused.
     #[error(
         "the region is `{region}`, but the STS endpoint is that of `{endpoint}`: AWS takes a signature \
@@ -109,10 +112,10 @@ pub enum SigningError {
 impl Fault for SigningError {
     fn reason(&self) -> &'static str {
         match self {
-            Self::Region { .. }
-            | Self::Endpoint
-            | Self::RegionOfEndpoint { .. }
-            | Self::EndpointWithoutRegion => "RegionInvalid",
+            Self::Region { .. } | Self::RegionOfEndpoint { .. } | Self::EndpointWithoutRegion => {
+                "RegionInvalid"
+            }
+            Self::Endpoint { .. } => "EndpointInvalid",
             Self::ServerId => "ServerIdInvalid",
             Self::Signer { .. } => "AwsError",
         }
@@ -143,6 +146,31 @@ pub fn sts_host(region: &str) -> Result<String, SigningError> {
     })
 }
 
+/// The address of STS: the endpoint that was given, else that of the region. It ends in a slash.
+///
+/// # Errors
+/// Where either has not the form of one: a path or a query would be signed along.
+pub fn sts_url(region: &str, endpoint: Option<&str>) -> Result<String, SigningError> {
+    let host = sts_host(region)?;
+    let Some(endpoint) = endpoint else { return Ok(format!("https://{host}/")) };
+    let refused = || SigningError::Endpoint { endpoint: endpoint.chars().take(80).collect() };
+    let (scheme, rest) = endpoint.split_once("://").ok_or_else(refused)?;
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let is_authority = !authority.is_empty()
+        && authority.bytes().all(|c| c.is_ascii_alphanumeric() || b".-:[]".contains(&c));
+    let host = match authority.strip_prefix('[') {
+        Some(six) => six.split(']').next(),
+        None => authority.split(':').next(),
+    };
+    // In clear it would hand sessions and tokens to whoever listens.
+    let is_here = host.is_some_and(|host| ["127.0.0.1", "::1", "localhost"].contains(&host));
+    match scheme {
+        "https" if is_authority => Ok(format!("https://{authority}/")),
+        "http" if is_authority && is_here => Ok(format!("http://{authority}/")),
+        _ => Err(refused()),
+    }
+}
+
 /// The STS to which a request is addressed, and the region for which it is signed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct StsTarget {
@@ -159,14 +187,16 @@ impl StsTarget {
     /// Another endpoint of STS: FIPS, a VPC endpoint, another partition. `https://host[:port]`, or the
     /// host alone. `region` may be left out where the host names it.
     pub fn at(endpoint: &str, region: Option<&str>) -> Result<Self, SigningError> {
-        let host = endpoint.trim().strip_prefix("https://").unwrap_or(endpoint.trim());
-        let host = host.strip_suffix('/').unwrap_or(host).to_ascii_lowercase();
-        let fits = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b':');
-        if host.is_empty() || host.len() > 255 || !host.bytes().all(fits) {
-            return Err(SigningError::Endpoint);
-        }
+        let endpoint = endpoint.trim();
+        let address = match endpoint.contains("://") {
+            true => endpoint.to_ascii_lowercase(),
+            false => format!("https://{}", endpoint.to_ascii_lowercase()),
+        };
+        // Whatever the region: here it is about the form.
+        let url = sts_url("us-east-1", Some(&address))?;
+        let host = url.split("://").nth(1).unwrap_or_default().trim_end_matches('/');
         // Signed as SDKs and servers write it: without the port that https has anyway.
-        let host = host.strip_suffix(":443").map(str::to_owned).unwrap_or(host);
+        let host = host.strip_suffix(":443").unwrap_or(host).to_owned();
         let named = region_of_host(&host);
         let region = match (region, named) {
             (Some(region), Some(named)) if region != named => {
@@ -218,13 +248,36 @@ pub fn get_caller_identity(
     server_id: Option<&str>,
     now: Timestamp,
 ) -> Result<SignedRequest, SigningError> {
-    get_caller_identity_at(credentials, &StsTarget::of_region(region)?, server_id, now)
+    get_caller_identity_at(credentials, region, None, server_id, now)
 }
 
-/// [`get_caller_identity`] for any endpoint of STS.
+/// The same for another endpoint than that of the region; see [`sts_url`].
 pub fn get_caller_identity_at(
     credentials: &Credentials,
+    region: &str,
+    endpoint: Option<&str>,
+    server_id: Option<&str>,
+    now: Timestamp,
+) -> Result<SignedRequest, SigningError> {
+    let url = sts_url(region, endpoint)?;
+    signed_request(credentials, region, url, server_id, now)
+}
+
+/// The same for a target that was checked before.
+pub fn get_caller_identity_for(
+    credentials: &Credentials,
     target: &StsTarget,
+    server_id: Option<&str>,
+    now: Timestamp,
+) -> Result<SignedRequest, SigningError> {
+    let url = format!("https://{}/", target.host);
+    signed_request(credentials, &target.region, url, server_id, now)
+}
+
+fn signed_request(
+    credentials: &Credentials,
+    region: &str,
+    url: String,
     server_id: Option<&str>,
     now: Timestamp,
 ) -> Result<SignedRequest, SigningError> {
@@ -234,9 +287,8 @@ pub fn get_caller_identity_at(
     }
     let mut plain = vec![("Content-Type", CONTENT_TYPE.to_owned())];
     plain.extend(server_id.map(|id| (SERVER_ID, id.to_owned())));
-    let url = format!("https://{}/", target.host);
 
-    let signed = signature(credentials, &target.region, now, &url, &plain, BODY)?;
+    let signed = signature(credentials, region, now, &url, &plain, BODY)?;
     let mut headers: Vec<_> =
         plain.into_iter().map(|(name, value)| (name, Redacted::new(value))).collect();
     headers.push(("Content-Length", Redacted::new(BODY.len().to_string())));
@@ -453,7 +505,7 @@ mod tests {
     fn what_is_no_endpoint_is_refused() {
         for endpoint in ["", "http://sts.amazonaws.com", "https://a/b", "a b", "user@host", "a?b"] {
             let error = StsTarget::at(endpoint, Some("us-east-1")).unwrap_err();
-            assert_eq!(error, SigningError::Endpoint, "{endpoint}");
+            assert!(matches!(error, SigningError::Endpoint { .. }), "{endpoint}");
         }
     }
 
@@ -487,5 +539,27 @@ mod tests {
     fn debug_shows_no_signature() {
         let request = get_caller_identity(&credentials(None), "us-east-1", None, now()).unwrap();
         assert!(!format!("{request:?}").contains("Signature"));
+    }
+
+    #[test]
+    fn an_endpoint_is_signed_for_by_its_host_and_port() {
+        let endpoint = "https://vpce-1.sts.eu-west-1.vpce.amazonaws.com:8443";
+        let request =
+            get_caller_identity_at(&credentials(None), "eu-west-1", Some(endpoint), None, now())
+                .unwrap();
+        assert_eq!(request.url(), format!("{endpoint}/"));
+        for (endpoint, url) in [
+            ("http://localhost:4566/", Some("http://localhost:4566/")),
+            ("http://[::1]:4566", Some("http://[::1]:4566/")),
+            ("http://sts.example.com", None),
+            ("http://localhost.example.com", None),
+            ("https://sts.example.com/path", None),
+            ("https://sts.example.com?x", None),
+            ("https://user@sts.example.com", None),
+            ("https://", None),
+            ("sts.example.com", None),
+        ] {
+            assert_eq!(sts_url("eu-west-1", Some(endpoint)).ok().as_deref(), url, "{endpoint}");
+        }
     }
 }

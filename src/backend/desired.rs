@@ -60,10 +60,12 @@ pub enum Refusal {
     EmptySelector(String),
     /// Region and endpoint disagree.
     #[error(
-        "auth.client.stsEndpoint is in region {endpoint}, but logins are signed for aws.region \
-         {region}: set aws.region to {endpoint}"
+        "{field} is in region {endpoint}, but logins are signed for aws.region {region}: set \
+         aws.region to {endpoint}"
     )]
     Region {
+        /// The field with the endpoint.
+        field: &'static str,
         /// Region of the endpoint.
         endpoint: String,
         /// Region of the logins.
@@ -110,11 +112,17 @@ impl Desired {
                 return Err(Refusal::EmptySelector(rule.name.clone()));
             }
         }
-        let endpoint = spec.auth.client.as_ref().and_then(|client| client.sts_endpoint.as_deref());
-        if let Some(region) = endpoint.and_then(region_of)
-            && region != spec.aws.region
-        {
-            return Err(Refusal::Region { endpoint: region, region: spec.aws.region.clone() });
+        let forwarded = spec.auth.client.as_ref().and_then(|client| client.sts_endpoint.as_deref());
+        for (field, endpoint) in [
+            ("auth.client.stsEndpoint", forwarded),
+            ("aws.stsEndpoint", spec.aws.sts_endpoint.as_deref()),
+        ] {
+            if let Some(endpoint) = endpoint.and_then(region_of)
+                && endpoint != spec.aws.region
+            {
+                let region = spec.aws.region.clone();
+                return Err(Refusal::Region { field, endpoint, region });
+            }
         }
         let server_id = server_id.ok_or(Refusal::Address)?;
         let managed = (spec.auth.management == Management::Managed).then(|| {

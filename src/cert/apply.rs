@@ -17,13 +17,13 @@ use k8s_openapi::{
 };
 use kube::{
     Api,
-    api::{Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use super::{
-    plan::{Action, Held, Payload, Plan, Step, refused},
+    plan::{Action, Held, Payload, Plan, Step, Surplus, refused},
     secrets::{View, seen},
 };
 use crate::crd::{CertificateStatus, MANAGER, SyncReason};
@@ -38,6 +38,8 @@ pub struct Applied {
     pub certificates: Vec<CertificateStatus>,
     /// Names of the Secrets that were written.
     pub written: Vec<String>,
+    /// Names of the Secrets that were deleted.
+    pub deleted: Vec<String>,
     /// Whether a write failed in a way that may pass by itself.
     pub try_again: bool,
 }
@@ -60,8 +62,13 @@ pub async fn apply(
                 applied.certificates.push(status);
                 continue;
             }
-            Action::Create(payload) => {
-                let result = match create(api, &name, payload, owner).await {
+            Action::Create(mut payload) => {
+                let made = payload.finish().map_err(|_| unmade(&name));
+                let created = match made {
+                    Ok(()) => create(api, &name, payload, owner).await,
+                    Err(failure) => Err(failure),
+                };
+                let result = match created {
                     // The watch may be behind: then it is ours, and the next pass looks at it.
                     Err(failure) if failure.reason == SyncReason::SecretNotOurs => {
                         Err(check_owner(api, view, &name, owner).await.unwrap_or(failure))
@@ -70,9 +77,27 @@ pub async fn apply(
                 };
                 (result, Held::Absent)
             }
-            Action::Update { uid, resource_version, payload, surplus } => {
-                let result = update(api, &name, &uid, &resource_version, &payload, &surplus).await;
+            Action::Update { uid, resource_version, mut payload, surplus, other_owners } => {
+                let made = payload.finish().map_err(|_| unmade(&name));
+                let mut body = body(&payload, &surplus, other_owners, owner);
+                body["metadata"]["uid"] = json!(uid);
+                body["metadata"]["resourceVersion"] = json!(resource_version);
+                let result = match made {
+                    Ok(()) => update(api, &name, &body).await,
+                    Err(failure) => Err(failure),
+                };
                 (result, Held::Intact { uid, resource_version })
+            }
+            Action::Delete { uid, resource_version } => {
+                let result = delete(api, &name, &uid, &resource_version).await;
+                let held = Held::Intact { uid, resource_version };
+                let Err(failure) = result else {
+                    view.doubt(&name);
+                    applied.deleted.push(name);
+                    applied.certificates.push(status);
+                    continue;
+                };
+                (Err(failure), held)
             }
         };
         match result {
@@ -112,6 +137,16 @@ struct Failure {
     is_seen: bool,
 }
 
+/// A pair that was judged good always gives a keystore.
+fn unmade(name: &str) -> Failure {
+    Failure {
+        reason: SyncReason::InternalError,
+        message: format!("the keystore of Secret `{name}` could not be made"),
+        passes: false,
+        is_seen: true,
+    }
+}
+
 async fn create(
     api: &Api<Secret>,
     name: &str,
@@ -122,7 +157,8 @@ async fn create(
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
             labels: Some(payload.labels),
-            owner_references: Some(vec![owner.clone()]),
+            annotations: Some(payload.annotations).filter(|some| !some.is_empty()),
+            owner_references: payload.owned.then(|| vec![owner.clone()]),
             ..ObjectMeta::default()
         },
         type_: Some(payload.kind),
@@ -159,26 +195,76 @@ async fn check_owner(
     })
 }
 
-async fn update(
+/// What a merge patch has to say: null removes a key.
+fn body(
+    payload: &Payload,
+    surplus: &Surplus,
+    other_owners: Option<Vec<OwnerReference>>,
+    owner: &OwnerReference,
+) -> Value {
+    let texts = |gone: &[String], texts: &BTreeMap<String, String>| {
+        let mut map = nulls(gone);
+        map.extend(texts.iter().map(|(key, text)| (key.clone(), Value::String(text.clone()))));
+        map
+    };
+    let mut data = nulls(&surplus.data);
+    for (key, value) in &payload.data {
+        data.insert(key.clone(), Value::String(STANDARD.encode(value.expose())));
+    }
+    let mut body = json!({
+        "metadata": {
+            "labels": texts(&surplus.labels, &payload.labels),
+            "annotations": texts(&surplus.annotations, &payload.annotations),
+        },
+        "data": data,
+    });
+    if let Some(mut owners) = other_owners {
+        if payload.owned {
+            owners.push(owner.clone());
+        }
+        // A list in a merge patch is the whole list.
+        body["metadata"]["ownerReferences"] = json!(owners);
+    }
+    body
+}
+
+fn nulls(keys: &[String]) -> Map<String, Value> {
+    keys.iter().map(|key| (key.clone(), Value::Null)).collect()
+}
+
+async fn update(api: &Api<Secret>, name: &str, body: &Value) -> Result<Secret, Failure> {
+    let parameters =
+        PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    bounded(name, api.patch(name, &parameters, &Patch::Merge(body))).await
+}
+
+async fn delete(
     api: &Api<Secret>,
     name: &str,
     uid: &str,
     resource_version: &str,
-    payload: &Payload,
-    surplus: &[String],
-) -> Result<Secret, Failure> {
-    let mut data: Map<String, Value> =
-        surplus.iter().map(|key| (key.clone(), Value::Null)).collect();
-    for (key, value) in &payload.data {
-        data.insert(key.clone(), Value::String(STANDARD.encode(value.expose())));
+) -> Result<(), Failure> {
+    let preconditions = Preconditions {
+        uid: Some(uid.to_owned()),
+        resource_version: Some(resource_version.to_owned()),
+    };
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    let failed =
+        |reason, message: String| Err(Failure { reason, message, passes: true, is_seen: false });
+    match timeout(KUBERNETES_TIMEOUT, api.delete(name, &parameters)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(()),
+        Ok(Err(kube::Error::Api(status))) if status.code == 403 => failed(
+            SyncReason::NoDeleteAccess,
+            format!(
+                "the operator may not delete Secret `{name}`: apply the Role of \
+                 deploy/tenant-delete here, or set target.onSourceRemoved to Keep"
+            ),
+        ),
+        Ok(Err(_)) | Err(_) => {
+            failed(SyncReason::KubernetesError, format!("Secret `{name}` could not be deleted"))
+        }
     }
-    let patch = json!({
-        "metadata": {"uid": uid, "resourceVersion": resource_version, "labels": payload.labels},
-        "data": data,
-    });
-    let parameters =
-        PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-    bounded(name, api.patch(name, &parameters, &Patch::Merge(&patch))).await
 }
 
 async fn bounded(
@@ -207,7 +293,8 @@ fn failure(name: &str, error: &kube::Error) -> Failure {
         (409, "AlreadyExists") => (
             SyncReason::SecretNotOurs,
             format!(
-                "Secret `{name}` exists and is not controlled by this VaultCertSync; delete or rename it"
+                "Secret `{name}` exists and is not controlled by this VaultCertSync; delete, rename or \
+                 adopt it"
             ),
             true,
         ),
@@ -224,10 +311,8 @@ fn failure(name: &str, error: &kube::Error) -> Failure {
             true,
         ),
         (422, _) => (
-            SyncReason::SecretImmutable,
-            format!(
-                "the API server refuses to change Secret `{name}`: it is immutable or of another type"
-            ),
+            SyncReason::KubernetesError,
+            format!("the API server does not take Secret `{name}` as it was to be written"),
             false,
         ),
         (413, _) => (SyncReason::TooLarge, format!("Secret `{name}` would be too large"), false),
@@ -243,4 +328,42 @@ fn failure(name: &str, error: &kube::Error) -> Failure {
         ),
     };
     Failure { reason, message, passes, is_seen: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(name: &str) -> OwnerReference {
+        OwnerReference { name: name.into(), uid: name.into(), ..OwnerReference::default() }
+    }
+
+    #[test]
+    fn what_goes_is_null_and_what_comes_is_said() {
+        let payload =
+            Payload { labels: BTreeMap::from([("team".into(), "a".into())]), ..Payload::default() };
+        let surplus = Surplus {
+            data: vec!["old".into()],
+            labels: vec!["gone".into()],
+            annotations: vec!["note".into()],
+        };
+        let body = body(&payload, &surplus, None, &owner("us"));
+        assert_eq!(body["data"], json!({"old": null}));
+        assert_eq!(body["metadata"]["labels"], json!({"gone": null, "team": "a"}));
+        assert_eq!(body["metadata"]["annotations"], json!({"note": null}));
+        assert!(body["metadata"].get("ownerReferences").is_none());
+    }
+
+    #[test]
+    fn owners_of_others_stay_when_ours_comes_or_goes() {
+        let names = |owned: bool| -> Vec<String> {
+            let payload = Payload { owned, ..Payload::default() };
+            let others = Some(vec![owner("other")]);
+            let body = body(&payload, &Surplus::default(), others, &owner("us"));
+            let owners = body["metadata"]["ownerReferences"].as_array().unwrap().clone();
+            owners.iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(names(true), ["other", "us"]);
+        assert_eq!(names(false), ["other"]);
+    }
 }

@@ -3,13 +3,16 @@
 //! Every refusal that needs no request is born here: a missing or unready role, a tenancy rule that
 //! does not grant it, a name that cannot be.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use kube::ResourceExt;
+use sha2::{Digest as _, Sha256};
 
+use super::entry::Overrides;
 use crate::{
     crd::{
-        CertificateSelection, IdentityKind, SyncReason, VaultAwsBackend, VaultAwsRole,
+        self, CertificateSelection, EntryOverride, IdentityKind, KeystoreProfile, SecretDeletion,
+        SecretType, SourceRemoval, SyncReason, TargetKeys, VaultAwsBackend, VaultAwsRole,
         VaultCertSync,
     },
     fault::{Fault, Retry},
@@ -29,7 +32,7 @@ pub struct References<'a> {
 }
 
 /// A sync that may be carried out.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Desired {
     /// The AWS principal.
     pub iam_role: IamRole,
@@ -41,6 +44,8 @@ pub struct Desired {
     pub server_id: String,
     /// Region for which the login is signed.
     pub region: String,
+    /// Where STS is asked and the host for which logins are signed, if not that of the region.
+    pub sts_endpoint: Option<String>,
     /// How the AWS identity is got.
     pub identity: Identity,
     /// The KV v2 mount.
@@ -49,10 +54,76 @@ pub struct Desired {
     pub directory: String,
     /// Which entries.
     pub selection: Selection,
-    /// Template of the Secrets' names.
-    pub secret_name: String,
+    /// What is different for single entries, by name.
+    pub overrides: BTreeMap<String, Override>,
+    /// What a certificate must be like.
+    pub validation: Validation,
+    /// What the Secrets are to be like.
+    pub target: Target,
     /// Name of the sync.
     pub name: String,
+    /// UID of the sync.
+    pub uid: String,
+}
+
+/// What is different for one entry.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Override {
+    /// The Secret.
+    pub secret_name: Option<String>,
+    /// The version, instead of the newest.
+    pub version: Option<u64>,
+    /// The fields to read.
+    pub fields: Overrides,
+}
+
+/// What a certificate must be like, beyond what all must.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Validation {
+    /// How long a new one must be valid.
+    pub minimum_remaining: Duration,
+    /// What it must cover.
+    pub dns_names: Vec<String>,
+    /// Whether the entry must hold the leaf's issuer, and nothing unrelated.
+    pub require_chain: bool,
+    /// Whether it may be a CA.
+    pub allow_ca_leaf: bool,
+}
+
+/// What the Secrets are to be like.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Target {
+    /// Template of their names.
+    pub secret_name: String,
+    /// Their type.
+    pub kind: SecretType,
+    /// Labels besides our own, all of them allowed.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations besides our own, all of them allowed.
+    pub annotations: BTreeMap<String, String>,
+    /// Keys of their data.
+    pub keys: TargetKeys,
+    /// Whether they stay when the sync goes.
+    pub retain: bool,
+    /// Whether Secrets that consent are taken over.
+    pub adopt: bool,
+    /// Whether the Secret of a removed entry is deleted.
+    pub delete_removed: bool,
+    /// The keystore.
+    pub pkcs12: Option<Pkcs12>,
+}
+
+/// A PKCS#12 keystore beside the PEM texts.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pkcs12 {
+    /// The Secret with the password.
+    pub secret: String,
+    /// The key in it.
+    pub key: String,
+    /// How it is encrypted.
+    pub profile: KeystoreProfile,
+    /// UID and version of that Secret, once it was seen.
+    pub seen: Option<(String, String)>,
 }
 
 /// How the AWS identity is got.
@@ -65,11 +136,22 @@ pub enum Identity {
         /// The client's trust policy names it.
         external_id: String,
     },
+    /// A token of a ServiceAccount of the namespace, exchanged at STS.
+    ServiceAccount {
+        /// Name of the ServiceAccount.
+        name: String,
+        /// Audience of the token.
+        audience: String,
+        /// As for a role that the operator assumes.
+        session_name: String,
+    },
     /// Keys in a Secret of the namespace.
     Secret {
         /// Name of the Secret.
         name: String,
     },
+    /// The operator's own.
+    Ambient,
 }
 
 /// Which entries of the directory.
@@ -81,12 +163,25 @@ pub struct Selection {
     pub globs: Vec<String>,
     /// What to leave out.
     pub exclude: Vec<String>,
+    /// Whether directories below are listed too.
+    pub recursive: bool,
+    /// The most entries.
+    pub limit: usize,
+    /// Deleted on purpose.
+    pub acknowledge: Vec<String>,
 }
 
 impl Selection {
     fn new(selection: &CertificateSelection) -> Self {
         let (globs, exact) = selection.include.iter().cloned().partition(|name| name.contains('*'));
-        Self { exact, globs, exclude: selection.exclude.clone() }
+        Self {
+            exact,
+            globs,
+            exclude: selection.exclude.clone(),
+            recursive: selection.recursive,
+            limit: usize::try_from(selection.limit).unwrap_or(usize::MAX),
+            acknowledge: selection.acknowledge.clone(),
+        }
     }
 
     /// Whether this name of the directory is meant.
@@ -130,6 +225,25 @@ pub enum Refusal {
     /// The address of the backend has no host.
     #[error("the address of VaultAwsBackend `{0}` has no host")]
     Address(String),
+    /// The spec says so.
+    #[error("suspended by spec.suspend: nothing is read, and the Secrets stay as they are")]
+    Suspended,
+    /// A label or annotation that others act on.
+    #[error("target may not set `{key}`: keys with the prefix `{prefix}` are denied")]
+    MetadataDenied {
+        /// The label or annotation.
+        key: String,
+        /// What denies it.
+        prefix: String,
+    },
+    /// A label or annotation that Kubernetes would not take.
+    #[error("target cannot set `{key}`: {problem}")]
+    Metadata {
+        /// The label or annotation.
+        key: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
 }
 
 impl Fault for Refusal {
@@ -140,7 +254,9 @@ impl Fault for Refusal {
             Self::BackendNotFound(_) => SyncReason::BackendNotFound,
             Self::BackendNotReady { .. } => SyncReason::BackendNotReady,
             Self::Tenancy(_) => SyncReason::TenancyDenied,
-            Self::Name(_) | Self::Address(_) => SyncReason::InvalidSpec,
+            Self::Name(_) | Self::Address(_) | Self::Metadata { .. } => SyncReason::InvalidSpec,
+            Self::Suspended => SyncReason::Suspended,
+            Self::MetadataDenied { .. } => SyncReason::MetadataDenied,
         }
         .as_str()
     }
@@ -153,7 +269,11 @@ impl Fault for Refusal {
             | Self::BackendNotFound(_)
             | Self::BackendNotReady { .. }
             | Self::Tenancy(_) => Retry::Slowly,
-            Self::Name(_) | Self::Address(_) => Retry::WhenChanged,
+            Self::Name(_)
+            | Self::Address(_)
+            | Self::Suspended
+            | Self::MetadataDenied { .. }
+            | Self::Metadata { .. } => Retry::WhenChanged,
         }
     }
 }
@@ -177,8 +297,13 @@ pub fn backend_name(sync: &VaultCertSync, role: Option<&VaultAwsRole>) -> Option
 
 /// The kind of identity a sync asks for.
 pub fn identity_kind(sync: &VaultCertSync) -> IdentityKind {
-    if sync.spec.identity.secret_ref.is_some() {
+    let identity = &sync.spec.identity;
+    if identity.service_account.is_some() {
+        IdentityKind::ServiceAccount
+    } else if identity.secret_ref.is_some() {
         IdentityKind::Secret
+    } else if identity.ambient.is_some() {
+        IdentityKind::Ambient
     } else {
         IdentityKind::AssumeRole
     }
@@ -190,6 +315,9 @@ impl Desired {
     /// # Errors
     /// [`Refusal`] says what is missing, denied or impossible.
     pub fn resolve(sync: &VaultCertSync, references: &References<'_>) -> Result<Self, Refusal> {
+        if sync.spec.suspend {
+            return Err(Refusal::Suspended);
+        }
         let namespace = sync.namespace().unwrap_or_default();
         let role = match role_name(sync) {
             Some(name) => Some(references.role.ok_or(Refusal::RoleNotFound(name))?),
@@ -232,9 +360,16 @@ impl Desired {
                 RoleName::derive(&backend.spec.naming, subject)?.as_str().to_owned()
             }
         };
-        let identity = match &sync.spec.identity.secret_ref {
-            Some(secret) => Identity::Secret { name: secret.name.clone() },
-            None => Identity::AssumeRole {
+        let given = &sync.spec.identity;
+        let identity = match (&given.service_account, &given.secret_ref, &given.ambient) {
+            (Some(account), _, _) => Identity::ServiceAccount {
+                name: account.name.clone(),
+                audience: backend.spec.aws.web_identity_audience.clone(),
+                session_name: session_name(&namespace, &sync.name_any()),
+            },
+            (None, Some(secret), _) => Identity::Secret { name: secret.name.clone() },
+            (None, None, Some(_)) => Identity::Ambient,
+            (None, None, None) => Identity::AssumeRole {
                 session_name: session_name(&namespace, &sync.name_any()),
                 external_id: backend
                     .spec
@@ -249,12 +384,16 @@ impl Desired {
             auth_mount: backend.spec.auth.mount.clone(),
             server_id: server_id(&backend.spec).ok_or(Refusal::Address(backend_name))?,
             region: backend.spec.aws.region.clone(),
+            sts_endpoint: backend.spec.aws.sts_endpoint.clone(),
             identity,
             kv_mount: backend.spec.certificates.mount.clone(),
             directory: iam_role.directory(&backend.spec.certificates),
             selection: Selection::new(&sync.spec.certificates),
-            secret_name: sync.spec.target.secret_name.clone(),
+            overrides: sync.spec.certificates.overrides.iter().map(Override::new).collect(),
+            validation: Validation::new(&sync.spec.validation),
+            target: Target::new(&sync.spec.target, &backend.spec.denied_metadata_prefixes)?,
             name: sync.name_any(),
+            uid: sync.uid().unwrap_or_default(),
             iam_role,
         })
     }
@@ -264,12 +403,26 @@ impl Desired {
         format!("{}/{entry}", self.directory)
     }
 
+    /// A hash of what is asked of an entry's certificate and its Secret: while it is the same, a
+    /// version that was delivered need not be looked at again.
+    pub fn shape(&self, entry: &str) -> String {
+        let asked = format!("{:?}", (&self.validation, &self.target, self.overrides.get(entry)));
+        Sha256::digest(asked.as_bytes()).iter().take(8).fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+
     /// The Secret for an entry, as Kubernetes can name it.
     ///
     /// # Errors
     /// [`NameRefusal`] where there is no such name.
     pub fn secret_for(&self, entry: &str) -> Result<String, NameRefusal> {
+        if let Some(name) = self.overrides.get(entry).and_then(|one| one.secret_name.as_ref()) {
+            return Ok(name.clone());
+        }
         let filled = self
+            .target
             .secret_name
             .replace("{name}", &self.name)
             .replace("{account}", &self.iam_role.account)
@@ -300,6 +453,104 @@ impl Desired {
     }
 }
 
+impl Override {
+    fn new(one: &EntryOverride) -> (String, Self) {
+        let fields = Overrides {
+            certificate: one.fields.certificate.clone(),
+            private_key: one.fields.private_key.clone(),
+            chain: one.fields.chain.clone(),
+            ca: one.fields.ca.clone(),
+        };
+        let secret_name = one.secret_name.clone();
+        (one.name.clone(), Self { secret_name, version: one.version, fields })
+    }
+}
+
+impl Validation {
+    fn new(validation: &crd::Validation) -> Self {
+        Self {
+            minimum_remaining: validation.minimum_remaining.duration(),
+            dns_names: validation.dns_names.clone(),
+            require_chain: validation.require_chain,
+            allow_ca_leaf: validation.allow_ca_leaf,
+        }
+    }
+}
+
+impl Target {
+    fn new(target: &crd::Target, denied: &[String]) -> Result<Self, Refusal> {
+        for key in target.labels.keys().chain(target.annotations.keys()) {
+            check_key(key, denied)?;
+        }
+        if let Some((key, _)) = target.labels.iter().find(|(_, value)| !is_label_value(value)) {
+            let problem = "its value is not one that a label can have";
+            return Err(Refusal::Metadata { key: key.clone(), problem });
+        }
+        Ok(Self {
+            secret_name: target.secret_name.clone(),
+            kind: target.kind,
+            labels: target.labels.clone(),
+            annotations: target.annotations.clone(),
+            keys: target.keys.clone().unwrap_or_default(),
+            retain: target.deletion_policy == SecretDeletion::Retain,
+            adopt: target.adopt,
+            delete_removed: target.on_source_removed == SourceRemoval::Delete,
+            pkcs12: target.pkcs12.as_ref().map(|keystore| Pkcs12 {
+                secret: keystore.password_ref.name.clone(),
+                key: keystore.password_ref.key.clone(),
+                profile: keystore.profile,
+                seen: None,
+            }),
+        })
+    }
+}
+
+/// Whether a tenant may set this label or annotation, and Kubernetes would take it.
+fn check_key(key: &str, denied: &[String]) -> Result<(), Refusal> {
+    let refuse = |problem| Err(Refusal::Metadata { key: key.chars().take(253).collect(), problem });
+    let (domain, name) = match key.split_once('/') {
+        Some((domain, name)) => (Some(domain), name),
+        None => (None, key),
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric();
+    let is_name = name.len() <= 63
+        && name.starts_with(plain)
+        && name.ends_with(plain)
+        && name.chars().all(|c| plain(c) || "-_.".contains(c));
+    let part = |part: &str| {
+        let small = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        part.starts_with(small)
+            && part.ends_with(small)
+            && part.chars().all(|c| small(c) || c == '-')
+    };
+    let is_domain = domain.is_none_or(|domain| domain.len() <= 253 && domain.split('.').all(part));
+    if !is_name || !is_domain {
+        return refuse("it is not a key that a label or annotation can have");
+    }
+    let ours = ["kubernetes.io", "k8s.io", "vaultaws.dev"];
+    // Whatever ends so: also subdomains.
+    let ends_so = |reserved: &str| domain.is_some_and(|domain| domain.ends_with(reserved));
+    if let Some(reserved) = ours.into_iter().find(|reserved| ends_so(reserved)) {
+        let prefix = format!("{reserved}/");
+        return Err(Refusal::MetadataDenied { key: key.to_owned(), prefix });
+    }
+    match denied.iter().find(|prefix| key.starts_with(prefix.as_str())) {
+        Some(prefix) => {
+            Err(Refusal::MetadataDenied { key: key.to_owned(), prefix: prefix.clone() })
+        }
+        None => Ok(()),
+    }
+}
+
+fn is_label_value(value: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric();
+    value.is_empty()
+        || value.len() <= 63
+            && value.starts_with(plain)
+            && value.ends_with(plain)
+            && value.chars().all(|c| plain(c) || "-_.".contains(c))
+}
+
 /// Why there is no Secret of that name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NameRefusal {
@@ -309,6 +560,11 @@ pub enum NameRefusal {
     /// Not a DNS subdomain.
     #[error("the Secret's name would not be a DNS subdomain; change target.secretName")]
     NotAName,
+}
+
+/// Whether an entry's name, which may lead through directories, can be a path.
+pub fn is_path(entry: &str) -> bool {
+    entry.len() <= 512 && entry.split('/').all(is_plain)
 }
 
 /// Whether a name from LIST can be part of a path. Names in Vault are somebody else's text.
@@ -396,8 +652,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::crd::{
-        Naming, Target, VaultAwsBackendSpec, VaultAwsBackendStatus, VaultAwsRoleStatus,
-        VaultCertSyncSpec,
+        Naming, VaultAwsBackendSpec, VaultAwsBackendStatus, VaultAwsRoleStatus, VaultCertSyncSpec,
     };
 
     fn backend() -> VaultAwsBackend {
@@ -487,6 +742,39 @@ mod tests {
     }
 
     #[test]
+    fn the_operators_own_identity_is_granted_only_where_a_rule_lists_it() {
+        let mut sync = sync();
+        sync.spec.identity.ambient = Some(crate::crd::AmbientIdentity {});
+        let mut backend = backend();
+        let rule = &mut backend.spec.tenancy[0];
+        rule.identities = serde_json::from_value::<crate::crd::TenancyRule>(serde_json::json!({
+            "name": "default", "namespaces": {"names": ["team-a"]}, "accounts": ["111122223333"],
+        }))
+        .unwrap()
+        .identities;
+        let refusal = resolve(&sync, Some(&role()), Some(&backend)).unwrap_err();
+        assert_eq!(refusal.to_string(), "tenancy rule `team-a` does not grant identity Ambient");
+        backend.spec.tenancy[0].identities.push(IdentityKind::Ambient);
+        let desired = resolve(&sync, Some(&role()), Some(&backend)).unwrap();
+        assert_eq!(desired.identity, Identity::Ambient);
+    }
+
+    #[test]
+    fn a_service_account_is_asked_for_the_audience_of_the_backend() {
+        let mut sync = sync();
+        sync.spec.identity.service_account = Some(crate::crd::LocalRef { name: "certs".into() });
+        let mut backend = backend();
+        backend.spec.tenancy[0].identities.push(IdentityKind::ServiceAccount);
+        backend.spec.aws.web_identity_audience = "sts.example".into();
+        let expected = Identity::ServiceAccount {
+            name: "certs".into(),
+            audience: "sts.example".into(),
+            session_name: "vaultaws-team-a-web".into(),
+        };
+        assert_eq!(resolve(&sync, Some(&role()), Some(&backend)).unwrap().identity, expected);
+    }
+
+    #[test]
     fn a_role_that_waits_for_vault_is_usable_but_one_in_conflict_is_not() {
         let with = |reason: &str| {
             let mut role = role();
@@ -507,6 +795,7 @@ mod tests {
         let selection = Selection::new(&CertificateSelection {
             include: vec!["api-*".into(), "web".into(), "*.pem".into()],
             exclude: vec!["*-old".into()],
+            ..CertificateSelection::default()
         });
         for (name, taken) in
             [("api-1", true), ("web", true), ("web2", false), ("x.pem", true), ("api-old", false)]
@@ -526,7 +815,7 @@ mod tests {
         let long = "x".repeat(253);
         assert_eq!(desired.secret_for(&long), Err(NameRefusal::TooLong));
         let mut only = desired;
-        only.secret_name = "{certificate}".into();
+        only.target.secret_name = "{certificate}".into();
         assert_eq!(only.secret_for("__"), Err(NameRefusal::NotAName));
         assert_eq!(only.secret_for("a.-b"), Err(NameRefusal::NotAName));
     }
@@ -541,7 +830,72 @@ mod tests {
 
     #[test]
     fn the_target_and_naming_have_defaults() {
-        assert_eq!(Target::default().secret_name, "{name}-{certificate}");
+        assert_eq!(crd::Target::default().secret_name, "{name}-{certificate}");
         assert_eq!(Naming::default().role, "{iamRole}");
+    }
+
+    #[test]
+    fn a_path_names_a_secret_with_dashes_and_an_override_names_it_as_it_likes() {
+        let mut desired = desired();
+        assert_eq!(desired.secret_for("a/b").unwrap(), "web-a-b");
+        let named = Override { secret_name: Some("mine".into()), ..Override::default() };
+        desired.overrides.insert("a/b".into(), named);
+        assert_eq!(desired.secret_for("a/b").unwrap(), "mine");
+        assert!(is_path("a/b") && !is_path("a//b") && !is_path("../b") && !is_path("a/"));
+    }
+
+    #[test]
+    fn a_suspended_sync_is_stalled_before_anything_is_looked_up() {
+        let mut sync = sync();
+        sync.spec.suspend = true;
+        let refusal = resolve(&sync, None, None).unwrap_err();
+        assert_eq!((refusal.reason(), refusal.retry()), ("Suspended", Retry::WhenChanged));
+    }
+
+    #[test]
+    fn keys_that_others_act_on_are_denied_wherever_they_stand() {
+        let reason = |key: &str, in_labels: bool| {
+            let mut sync = sync();
+            let target = &mut sync.spec.target;
+            let map = if in_labels { &mut target.labels } else { &mut target.annotations };
+            map.insert(key.to_owned(), "x".to_owned());
+            resolve(&sync, Some(&role()), Some(&backend())).err().map(|refusal| refusal.reason())
+        };
+        for key in [
+            "app.kubernetes.io/instance",
+            "kubernetes.io/x",
+            "x.k8s.io/y",
+            "vaultaws.dev/sync",
+            "argocd.argoproj.io/tracking-id",
+            "reflector.v1.k8s.emberstack.com/reflection-allowed",
+            "replicator.v1.mittwald.de/replicate-to",
+        ] {
+            assert_eq!(reason(key, true), Some("MetadataDenied"), "{key}");
+            assert_eq!(reason(key, false), Some("MetadataDenied"), "{key}");
+        }
+        for key in ["team", "example.com/team", "a.b-c/D_e.f"] {
+            assert_eq!(reason(key, true), None, "{key}");
+        }
+        for key in ["", "/x", "x/", "A.com/x", "a b", "a/b/c", "-x"] {
+            assert_eq!(reason(key, true), Some("InvalidSpec"), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_label_has_a_value_that_kubernetes_takes() {
+        let mut sync = sync();
+        sync.spec.target.labels.insert("team".into(), "not a value".into());
+        let refusal = resolve(&sync, Some(&role()), Some(&backend())).unwrap_err();
+        assert_eq!(refusal.reason(), "InvalidSpec");
+    }
+
+    #[test]
+    fn the_shape_changes_with_what_is_asked_of_an_entry() {
+        let mut desired = desired();
+        let before = (desired.shape("a"), desired.shape("b"));
+        let pinned = Override { version: Some(2), ..Override::default() };
+        desired.overrides.insert("a".into(), pinned);
+        assert_ne!(desired.shape("a"), before.0);
+        assert_eq!(desired.shape("b"), before.1);
     }
 }

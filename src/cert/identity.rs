@@ -8,18 +8,23 @@
 use std::{sync::Arc, time::Duration};
 
 use aws_credential_types::Credentials;
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use tokio::time::timeout;
+use k8s_openapi::api::{
+    authentication::v1::{TokenRequest, TokenRequestSpec},
+    core::v1::{Secret, ServiceAccount},
+};
+use kube::{Api, Client, api::PostParams};
+use tokio::time::{Instant, timeout};
 
 use super::{
+    accounts::{ALLOW_SYNC, Accounts, Seen, Unseen},
     desired::{Desired, Identity},
-    secrets::{USE_CREDENTIALS, USE_LABEL, View},
+    secrets::{USE_CREDENTIALS, USE_LABEL, View, seen},
 };
 use crate::{
     aws::{
         identity::{self as aws, Ambient, AssumeRole},
         signing,
+        throttle::Throttles,
     },
     clock,
     crd::SyncReason,
@@ -34,6 +39,8 @@ use crate::{
 
 /// How long one request to the API server may take.
 const KUBERNETES_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a ServiceAccount's token is good; the API server gives no less.
+const TOKEN_SECONDS: i64 = 600;
 
 /// Whose session it is.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -53,10 +60,15 @@ enum Proof {
     AssumeRole {
         external_id: String,
     },
+    ServiceAccount {
+        uid: String,
+        resource_version: String,
+    },
     Secret {
         uid: String,
         resource_version: String,
     },
+    Ambient,
 }
 
 /// Why there is no session.
@@ -79,6 +91,34 @@ pub enum Error {
         /// The key.
         key: &'static str,
     },
+    /// No such ServiceAccount.
+    #[error("there is no ServiceAccount `{0}` in this namespace")]
+    AccountMissing(String),
+    /// It does not consent.
+    #[error(
+        "ServiceAccount `{account}` does not consent to be used by this VaultCertSync: annotate it \
+         {ALLOW_SYNC}={sync}"
+    )]
+    AccountWithoutConsent {
+        /// The ServiceAccount.
+        account: String,
+        /// The sync.
+        sync: String,
+    },
+    /// The Role for it is missing.
+    #[error(
+        "the operator may not use ServiceAccount `{account}` of namespace `{namespace}`: apply the \
+         Role and RoleBinding of deploy/tenant/service-accounts there, with this name"
+    )]
+    AccountForbidden {
+        /// The ServiceAccount.
+        account: String,
+        /// The namespace.
+        namespace: String,
+    },
+    /// It could not be read, or gave no token.
+    #[error("the API server gave no token of ServiceAccount `{0}`")]
+    AccountUnreadable(String),
     /// It could not be read.
     #[error("Secret `{0}` could not be read from the API server")]
     SecretUnreadable(String),
@@ -108,17 +148,20 @@ pub enum Error {
 impl Fault for Error {
     fn reason(&self) -> &'static str {
         match self {
-            Self::SecretMissing(_) | Self::NoConsent(_) | Self::KeyMissing { .. } => {
-                SyncReason::IdentityNotReady
-            }
-            Self::SecretUnreadable(_) => SyncReason::KubernetesError,
+            Self::SecretMissing(_)
+            | Self::NoConsent(_)
+            | Self::KeyMissing { .. }
+            | Self::AccountMissing(_)
+            | Self::AccountWithoutConsent { .. } => SyncReason::IdentityNotReady,
+            Self::AccountForbidden { .. } => SyncReason::NoServiceAccountAccess,
+            Self::SecretUnreadable(_) | Self::AccountUnreadable(_) => SyncReason::KubernetesError,
             Self::Aws { source, .. } => match source {
                 aws::Error::AccessDenied { .. } => SyncReason::AssumeRoleDenied,
                 aws::Error::Throttled => SyncReason::AwsThrottled,
                 aws::Error::ExpiredToken { .. } => SyncReason::AwsCredentialsRefused,
                 aws::Error::Unreachable { .. } => SyncReason::StsUnreachable,
                 aws::Error::NoCredentials { .. } => SyncReason::NoAwsCredentials,
-                aws::Error::Region { .. } => SyncReason::InvalidSpec,
+                aws::Error::Region { .. } | aws::Error::Endpoint { .. } => SyncReason::InvalidSpec,
                 aws::Error::Other { .. } => SyncReason::AwsError,
             },
             Self::Signing(_) => SyncReason::InvalidSpec,
@@ -150,9 +193,15 @@ impl Fault for Error {
 
     fn retry(&self) -> Retry {
         match self {
-            // The Secret's change wakes the sync.
-            Self::SecretMissing(_) | Self::NoConsent(_) | Self::KeyMissing { .. } => Retry::Slowly,
-            Self::SecretUnreadable(_) | Self::Closing => Retry::Soon,
+            // A change of the Secret or the ServiceAccount wakes the sync.
+            Self::SecretMissing(_)
+            | Self::NoConsent(_)
+            | Self::KeyMissing { .. }
+            | Self::AccountMissing(_)
+            | Self::AccountWithoutConsent { .. } => Retry::Slowly,
+            // Nobody tells of a Role that was made.
+            Self::AccountForbidden { .. } => Retry::After(Duration::from_secs(3)),
+            Self::SecretUnreadable(_) | Self::AccountUnreadable(_) | Self::Closing => Retry::Soon,
             Self::Aws { source, .. } => source.retry(),
             Self::Signing(_) => Retry::WhenChanged,
             // A role that was just written may not be known to every node yet.
@@ -175,16 +224,40 @@ impl Fault for Error {
     }
 }
 
+impl Error {
+    /// Whether AWS did not take the credentials themselves: others may serve.
+    fn blames_credentials(&self) -> bool {
+        match self {
+            Self::Aws { source, .. } => matches!(source, aws::Error::ExpiredToken { .. }),
+            Self::Vault(error) => matches!(
+                error.aws_refusal(),
+                Some(AwsRefusal::CredentialsInvalid | AwsRefusal::SignatureRefused)
+            ),
+            _ => false,
+        }
+    }
+
+    /// Whether AWS asked for fewer requests of the account.
+    fn is_throttled(&self) -> bool {
+        match self {
+            Self::Aws { source, .. } => matches!(source, aws::Error::Throttled),
+            Self::Vault(error) => matches!(error.aws_refusal(), Some(AwsRefusal::Throttled)),
+            _ => false,
+        }
+    }
+}
+
 /// Gets sessions for syncs.
 pub struct Identities {
     /// The operator's own AWS identity, with which it assumes roles.
     pub ambient: Ambient,
     /// Every session of this process.
     pub sessions: Sessions<Key, Error>,
+    /// The accounts that AWS throttles.
+    pub throttles: Throttles,
 }
 
 /// Where a sync asks for a session.
-#[derive(Debug)]
 pub struct Place<'a> {
     /// UID and generation of the backend.
     pub backend: (String, i64),
@@ -192,21 +265,37 @@ pub struct Place<'a> {
     pub namespace: &'a str,
     /// Its Secrets.
     pub view: &'a View,
-    /// To read the credentials Secret at a login.
-    pub api: &'a Api<Secret>,
+    /// The ServiceAccount that it names, if it names one and there is one.
+    pub account: Option<Seen>,
+    /// To read the credentials Secret, or to ask for a token, at a login.
+    pub client: &'a Client,
     /// The Vault.
     pub vault: &'a vault::Client,
 }
 
 impl Identities {
+    /// No sessions yet.
+    pub fn new(ambient: Ambient) -> Self {
+        Self { ambient, sessions: Sessions::new(), throttles: Throttles::default() }
+    }
+
     /// The key of a sync's session; no request is made.
     ///
     /// # Errors
-    /// Where the credentials Secret is missing or does not consent.
+    /// Where the credentials Secret or the ServiceAccount is missing or does not consent.
     pub fn key(&self, desired: &Desired, place: &Place<'_>) -> Result<Key, Error> {
         let identity = match &desired.identity {
             Identity::AssumeRole { external_id, .. } => {
                 Proof::AssumeRole { external_id: external_id.clone() }
+            }
+            Identity::ServiceAccount { name, .. } => {
+                let seen =
+                    place.account.clone().ok_or_else(|| Error::AccountMissing(name.clone()))?;
+                if !seen.allows(&desired.name) {
+                    let (account, sync) = (name.clone(), desired.name.clone());
+                    return Err(Error::AccountWithoutConsent { account, sync });
+                }
+                Proof::ServiceAccount { uid: seen.uid, resource_version: seen.resource_version }
             }
             Identity::Secret { name } => {
                 let seen =
@@ -216,6 +305,7 @@ impl Identities {
                 }
                 Proof::Secret { uid: seen.uid, resource_version: seen.resource_version }
             }
+            Identity::Ambient => Proof::Ambient,
         };
         let (backend, backend_generation) = place.backend.clone();
         Ok(Key {
@@ -240,8 +330,10 @@ impl Identities {
         place: &Place<'_>,
     ) -> Result<Session, Error> {
         let account = desired.iam_role.account.clone();
+        // A login is rare and its future large: it has a place of its own, and only while it lasts.
+        let login = async { Box::pin(self.log_in(desired, place)).await };
         self.sessions
-            .get(key, place.vault, log_in(&self.ambient, desired, place), |login: &Login| {
+            .get(key, place.vault, login, |login: &Login| {
                 login.check(Some(&account)).map_err(Error::Mismatch)
             })
             .await
@@ -250,25 +342,83 @@ impl Identities {
                 Failure::Closing => Error::Closing,
             })
     }
+
+    /// One login, unless AWS throttles the account.
+    async fn log_in(&self, desired: &Desired, place: &Place<'_>) -> Result<Login, Error> {
+        let account = &desired.iam_role.account;
+        if !self.throttles.admits(account, Instant::now()) {
+            return Err(Error::Aws { arn: desired.iam_role.arn(), source: aws::Error::Throttled });
+        }
+        let outcome = self.prove(desired, place).await;
+        match &outcome {
+            Err(error) if error.is_throttled() => {
+                self.throttles.throttled(account, Instant::now());
+            }
+            // Nothing came back from AWS: the account may still be throttled.
+            Err(error) if error.is_shared() => {}
+            _ => self.throttles.answered(account),
+        }
+        outcome
+    }
+
+    /// Gets credentials and shows them to Vault. Credentials that somebody else renews and that AWS
+    /// does not take may just have been replaced: they are fetched once more, and used if they differ.
+    async fn prove(&self, desired: &Desired, place: &Place<'_>) -> Result<Login, Error> {
+        let credentials = self.credentials(desired, place).await?;
+        let refused = match log_in_with(&credentials, desired, place).await {
+            Err(error) if error.blames_credentials() => error,
+            other => return other,
+        };
+        match &desired.identity {
+            // Made a moment ago, for this login.
+            Identity::AssumeRole { .. } | Identity::ServiceAccount { .. } => return Err(refused),
+            Identity::Secret { .. } => {}
+            Identity::Ambient => self.ambient.forget(&credentials),
+        }
+        match self.credentials(desired, place).await? {
+            same if same == credentials => Err(refused),
+            fresh => log_in_with(&fresh, desired, place).await,
+        }
+    }
+
+    async fn credentials(
+        &self,
+        desired: &Desired,
+        place: &Place<'_>,
+    ) -> Result<Credentials, Error> {
+        let arn = desired.iam_role.arn();
+        let role = |session_name: &str, external_id: Option<&String>| AssumeRole {
+            arn: arn.clone(),
+            session_name: session_name.to_owned(),
+            external_id: external_id.cloned(),
+            region: desired.region.clone(),
+            endpoint: desired.sts_endpoint.clone(),
+        };
+        let given = match &desired.identity {
+            Identity::AssumeRole { session_name, external_id } => {
+                aws::assume_role(&self.ambient, &role(session_name, Some(external_id))).await
+            }
+            Identity::ServiceAccount { name, audience, session_name } => {
+                let token = token(place, name, audience).await?;
+                let role = role(session_name, None);
+                aws::assume_role_with_web_identity(&self.ambient, &role, &token).await
+            }
+            Identity::Secret { name } => return from_secret(place, name).await,
+            Identity::Ambient => self.ambient.credentials().await,
+        };
+        given.map_err(|source| Error::Aws { arn, source })
+    }
 }
 
-async fn log_in(ambient: &Ambient, desired: &Desired, place: &Place<'_>) -> Result<Login, Error> {
-    let arn = desired.iam_role.arn();
-    let credentials = match &desired.identity {
-        Identity::AssumeRole { session_name, external_id } => {
-            let role = AssumeRole {
-                arn: arn.clone(),
-                session_name: session_name.clone(),
-                external_id: Some(external_id.clone()),
-                region: desired.region.clone(),
-            };
-            aws::assume_role(ambient, &role).await.map_err(|source| Error::Aws { arn, source })?
-        }
-        Identity::Secret { name } => from_secret(place.api, name).await?,
-    };
-    let request = signing::get_caller_identity(
-        &credentials,
+async fn log_in_with(
+    credentials: &Credentials,
+    desired: &Desired,
+    place: &Place<'_>,
+) -> Result<Login, Error> {
+    let request = signing::get_caller_identity_at(
+        credentials,
         &desired.region,
+        desired.sts_endpoint.as_deref(),
         Some(&desired.server_id),
         clock::now(),
     )
@@ -276,12 +426,68 @@ async fn log_in(ambient: &Ambient, desired: &Desired, place: &Place<'_>) -> Resu
     Ok(login::iam(place.vault, &desired.auth_mount, Some(&desired.vault_role), &request).await?)
 }
 
-async fn from_secret(api: &Api<Secret>, name: &str) -> Result<Credentials, Error> {
+/// The ServiceAccount that a sync names, as it stands; `None` if it names none or there is none.
+///
+/// # Errors
+/// Where it cannot be seen.
+pub async fn account(
+    accounts: &Accounts,
+    namespace: &str,
+    sync: &str,
+    identity: &Identity,
+) -> Result<Option<Seen>, Error> {
+    let Identity::ServiceAccount { name, .. } = identity else {
+        accounts.forget(namespace, sync);
+        return Ok(None);
+    };
+    accounts.get(namespace, sync, name).await.map_err(|unseen| match unseen {
+        Unseen::Forbidden => forbidden(namespace, name),
+        Unseen::NotYet => Error::AccountUnreadable(name.clone()),
+    })
+}
+
+fn forbidden(namespace: &str, account: &str) -> Error {
+    Error::AccountForbidden { account: account.to_owned(), namespace: namespace.to_owned() }
+}
+
+/// A new token of a ServiceAccount, for STS alone.
+async fn token(place: &Place<'_>, name: &str, audience: &str) -> Result<Redacted<String>, Error> {
+    let request = TokenRequest {
+        spec: TokenRequestSpec {
+            audiences: vec![audience.to_owned()],
+            expiration_seconds: Some(TOKEN_SECONDS),
+            bound_object_ref: None,
+        },
+        ..TokenRequest::default()
+    };
+    let api = Api::<ServiceAccount>::namespaced(place.client.clone(), place.namespace);
+    let parameters = PostParams::default();
+    let asking = api.create_token_request(name, &parameters, &request);
+    match timeout(KUBERNETES_TIMEOUT, asking).await {
+        Ok(Ok(TokenRequest { status: Some(status), .. })) if !status.token.is_empty() => {
+            Ok(Redacted::new(status.token))
+        }
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+            Err(Error::AccountMissing(name.to_owned()))
+        }
+        Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+            Err(forbidden(place.namespace, name))
+        }
+        Ok(Ok(_) | Err(_)) | Err(_) => Err(Error::AccountUnreadable(name.to_owned())),
+    }
+}
+
+async fn from_secret(place: &Place<'_>, name: &str) -> Result<Credentials, Error> {
+    let api = Api::<Secret>::namespaced(place.client.clone(), place.namespace);
     let secret = match timeout(KUBERNETES_TIMEOUT, api.get_opt(name)).await {
         Ok(Ok(Some(secret))) => secret,
         Ok(Ok(None)) => return Err(Error::SecretMissing(name.to_owned())),
         Ok(Err(_)) | Err(_) => return Err(Error::SecretUnreadable(name.to_owned())),
     };
+    // The watch may not have told of it yet.
+    if !seen(&secret.metadata).is_credentials {
+        return Err(Error::NoConsent(name.to_owned()));
+    }
     let mut data = secret.data.unwrap_or_default();
     let mut take = |key: &str| {
         let value = String::from_utf8(data.remove(key)?.0).ok()?;

@@ -1,7 +1,10 @@
 //! Reads what a pass needs, and nothing more: one LIST if a pattern asks for it, the metadata of each
 //! certificate, and data only where the Secret does not hold that version. Writes nothing.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
@@ -9,10 +12,13 @@ use kube::Api;
 use tokio::time::timeout;
 
 use super::{
-    desired::{Desired, is_plain},
-    entry::{self, Overrides},
+    desired::{Desired, Pkcs12, is_path},
+    entry, keystore,
     pair::{self, Clock, Rules},
-    plan::{self, Entry, Held, Observed, Payload, Source},
+    plan::{
+        self, Entry, Held, METADATA_ANNOTATION, Managed, OWNER_ANNOTATION, Observed, Payload,
+        Source, Standing,
+    },
     secrets::{Seen, View},
 };
 use crate::{
@@ -22,8 +28,10 @@ use crate::{
     vault::{self, Caller, kv},
 };
 
-/// The most certificates of one sync.
-pub const LIMIT: usize = 100;
+/// How deep directories below the role's own are listed.
+const DEPTH: usize = 8;
+/// The most directories that are listed in one pass.
+const DIRECTORIES: usize = 64;
 /// A clock that differs more cannot judge a certificate.
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
 /// How long one request to the API server may take.
@@ -43,12 +51,29 @@ pub enum Error {
     },
     /// More than a sync may hold.
     #[error(
-        "{found} certificates are selected, a sync holds at most {LIMIT}: narrow certificates.include"
+        "{found} certificates are selected, and certificates.limit is {limit}: narrow \
+         certificates.include"
     )]
     TooMany {
         /// How many.
         found: usize,
+        /// How many there may be.
+        limit: usize,
     },
+    /// The password of keystores cannot be had.
+    #[error("Secret `{secret}` {problem}")]
+    Password {
+        /// The Secret.
+        secret: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// More directories than are listed in one pass.
+    #[error(
+        "the role's directory has more than {DIRECTORIES} directories or is deeper than {DEPTH}: \
+         set certificates.recursive to false"
+    )]
+    TooManyDirectories,
 }
 
 impl Fault for Error {
@@ -57,13 +82,19 @@ impl Fault for Error {
             Self::Vault(error) => error.reason(),
             Self::ListDenied { .. } => SyncReason::SourceForbidden.as_str(),
             Self::TooMany { .. } => SyncReason::TooManyCertificates.as_str(),
+            Self::TooManyDirectories => SyncReason::TooManyDirectories.as_str(),
+            Self::Password { .. } => SyncReason::PasswordNotReady.as_str(),
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
             Self::Vault(error) => error.retry(),
-            Self::ListDenied { .. } | Self::TooMany { .. } => Retry::Slowly,
+            // A change of the Secret wakes the sync.
+            Self::ListDenied { .. }
+            | Self::TooMany { .. }
+            | Self::TooManyDirectories
+            | Self::Password { .. } => Retry::Slowly,
         }
     }
 
@@ -82,59 +113,103 @@ pub async fn observe(
     view: &View,
     desired: &Desired,
     previous: &VaultCertSyncStatus,
-    uid: &str,
     now: Timestamp,
 ) -> Result<Observed, Error> {
-    let names = names(vault, desired, previous).await?;
-    if names.len() > LIMIT {
-        return Err(Error::TooMany { found: names.len() });
+    let listed = list(vault, desired).await?;
+    let is_listed = listed.as_ref().is_some_and(|listed| !listed.is_empty());
+    let names = names(desired, listed.unwrap_or_default(), previous);
+    let (found, limit) = (names.len(), desired.selection.limit);
+    if found > limit {
+        return Err(Error::TooMany { found, limit });
     }
     let mut entries = Vec::with_capacity(names.len());
     let secrets = plan::secret_names(desired, names);
     for (name, secret) in secrets {
         let before = previous.certificates.iter().find(|status| status.name == name);
-        let held = match &secret {
-            Ok(secret) => held(api, view, secret, before, uid).await,
+        let mut held = match &secret {
+            Ok(secret) => held(api, view, desired, secret, &name, before).await,
             Err(_) => Held::Absent,
         };
-        let source = if !is_plain(&name) {
+        let source = if !is_path(&name) {
             Source::HostileName
         } else if secret.is_err() {
             Source::NotRead
         } else {
             source(vault, desired, &name, before, &held, now).await?
         };
+        // A keystore of the same content shall stay as it is: whether it is the same, its bytes tell.
+        if let (Source::Read { .. }, Held::Intact { .. }, Ok(secret), Some(_)) =
+            (&source, &held, &secret, &desired.target.pkcs12)
+        {
+            held = read(api, desired, secret).await;
+        }
         entries.push(Entry { name, secret, source, held });
     }
-    Ok(Observed { entries, clock_skewed: is_skewed(vault) })
+    let is_read = entries.iter().any(|entry| matches!(entry.source, Source::Read { .. }));
+    let password = match &desired.target.pkcs12 {
+        Some(keystore) if is_read => Some(password(api, keystore).await?),
+        _ => None,
+    };
+    Ok(Observed { entries, clock_skewed: is_skewed(vault), is_listed, password })
 }
 
 /// The names that are asked for, those that are there, and those that were delivered before.
-async fn names(
-    vault: &Caller,
+fn names(
     desired: &Desired,
+    listed: BTreeSet<String>,
     previous: &VaultCertSyncStatus,
-) -> Result<BTreeSet<String>, Error> {
-    let selection = &desired.selection;
-    let exact = selection.exact.iter().filter(|name| selection.takes(name)).cloned();
-    let mut names: BTreeSet<String> = exact.collect();
-    if !selection.globs.is_empty() {
-        let listed =
-            kv::list(vault, &desired.kv_mount, &desired.directory).await.map_err(|error| {
-                if error.is_denied() {
-                    let directory = format!("{}/metadata/{}/", desired.kv_mount, desired.directory);
-                    Error::ListDenied { directory }
-                } else {
-                    Error::Vault(error)
-                }
-            })?;
-        // A name that ends in a slash is a directory of its own.
-        let listed = listed.unwrap_or_default().into_iter().filter(|name| !name.ends_with('/'));
-        names.extend(listed.filter(|name| selection.takes(name)));
+) -> BTreeSet<String> {
+    let delivered = previous.certificates.iter().map(|status| status.name.clone());
+    let all = desired.selection.exact.iter().cloned().chain(listed).chain(delivered);
+    all.filter(|name| desired.selection.takes(name)).collect()
+}
+
+/// The entries of the directory, and of those below where they are asked for; `None` if there is
+/// nothing, or if nobody needs to know.
+async fn list(vault: &Caller, desired: &Desired) -> Result<Option<BTreeSet<String>>, Error> {
+    if desired.selection.globs.is_empty() && !desired.target.delete_removed {
+        return Ok(None);
     }
-    let delivered = previous.certificates.iter().map(|status| &status.name);
-    names.extend(delivered.filter(|name| selection.takes(name)).cloned());
-    Ok(names)
+    let mut found = BTreeSet::new();
+    let mut pending = VecDeque::from([String::new()]);
+    let mut listed = 0;
+    while let Some(below) = pending.pop_front() {
+        listed += 1;
+        if listed > DIRECTORIES {
+            return Err(Error::TooManyDirectories);
+        }
+        let directory = format!("{}/{below}", desired.directory);
+        let names = match kv::list(vault, &desired.kv_mount, &directory).await {
+            Ok(Some(names)) => names,
+            Ok(None) if below.is_empty() => return Ok(None),
+            Ok(None) => Vec::new(),
+            Err(error) if error.is_denied() => {
+                let directory = format!("{}/metadata/{directory}", desired.kv_mount);
+                return Err(Error::ListDenied { directory });
+            }
+            Err(error) => return Err(Error::Vault(error)),
+        };
+        for name in names {
+            let path = format!("{below}{name}");
+            // A name that ends in a slash is a directory of its own.
+            let Some(entry) = path.strip_suffix('/') else {
+                found.insert(path);
+                continue;
+            };
+            if !desired.selection.recursive {
+                continue;
+            }
+            if !is_path(entry) {
+                // It is told of as an entry whose name is refused.
+                found.insert(path);
+            } else if entry.split('/').count() > DEPTH {
+                return Err(Error::TooManyDirectories);
+            } else {
+                pending.push_back(path);
+            }
+        }
+    }
+    Ok(Some(found))
 }
 
 async fn source(
@@ -152,18 +227,24 @@ async fn source(
         Err(error) if error.is_denied() => return Ok(Source::Forbidden),
         Err(error) => return Err(error.into()),
     };
-    let Some(current) = metadata.current() else { return Ok(Source::Absent) };
+    let pinned = desired.overrides.get(name).and_then(|one| one.version);
+    let version = pinned.unwrap_or(metadata.current_version);
+    let Some(current) = metadata.versions.get(&version) else {
+        return Ok(match pinned {
+            Some(version) => Source::NoVersion { version },
+            None => Source::Absent,
+        });
+    };
     if current.destroyed {
         return Ok(Source::Destroyed);
     }
     if !current.is_live(now) {
         return Ok(Source::Deleted { time: text(current.deletion_time) });
     }
-    if plan::is_current(before, metadata.current_version, &text(current.created_time), held) {
+    if plan::is_current(before, version, &text(current.created_time), held) {
         return Ok(Source::Unchanged);
     }
-    // A foreign Secret is never written: its certificate's key need not travel.
-    let answer = match kv::data(vault, &desired.kv_mount, &path, None).await {
+    let answer = match kv::data(vault, &desired.kv_mount, &path, pinned).await {
         Ok(answer) => answer,
         Err(error) if error.is_denied() => return Ok(Source::Forbidden),
         Err(error) => return Err(error.into()),
@@ -176,8 +257,9 @@ async fn source(
         }
         kv::DataAnswer::Live { fields, version, created_time, .. } => {
             let clock = if is_skewed(vault) { Clock::Suspended } else { Clock::Trusted(now) };
-            let rules = Rules { clock, allow_ca_leaf: false };
-            let pair = entry::read(&fields, &Overrides::default())
+            let rules = Rules { clock, allow_ca_leaf: desired.validation.allow_ca_leaf };
+            let overrides = desired.overrides.get(name).map(|one| one.fields.clone());
+            let pair = entry::read(&fields, &overrides.unwrap_or_default())
                 .and_then(|texts| pair::parse(&texts, &rules));
             Source::Read { version, created_time: text(created_time), pair: Box::new(pair) }
         }
@@ -192,61 +274,124 @@ fn text(time: Option<Timestamp>) -> String {
     time.map(|time| time.to_string()).unwrap_or_default()
 }
 
-/// How the Secret stands; its content is read only if it is ours and not as we wrote it.
+/// How the Secret stands; its content is read only if it is ours and not as we wrote it, or if what
+/// is asked of it changed.
 async fn held(
     api: &Api<Secret>,
     view: &View,
-    name: &str,
+    desired: &Desired,
+    secret: &str,
+    entry: &str,
     before: Option<&CertificateStatus>,
-    uid: &str,
 ) -> Held {
-    let Some(seen) = view.get(name) else { return Held::Absent };
-    if !is_ours(&seen, uid) {
+    let Some(seen) = view.get(secret) else { return Held::Absent };
+    if !is_ours(&seen, desired) && !is_adoptable(&seen, desired) {
         return Held::Foreign;
     }
     let written = before
-        .filter(|before| before.secret_name.as_deref() == Some(name))
+        .filter(|before| before.secret_name.as_deref() == Some(secret))
+        .filter(|before| before.shape.as_deref() == Some(&desired.shape(entry)))
         .and_then(|before| before.secret_resource_version.as_ref());
-    if written == Some(&seen.resource_version) {
+    if is_ours(&seen, desired) && written == Some(&seen.resource_version) {
         return Held::Intact { uid: seen.uid, resource_version: seen.resource_version };
     }
+    read(api, desired, secret).await
+}
+
+/// Reads a Secret, and judges it as it is by then.
+async fn read(api: &Api<Secret>, desired: &Desired, name: &str) -> Held {
     match timeout(KUBERNETES_TIMEOUT, api.get_opt(name)).await {
         Ok(Ok(Some(secret))) => {
-            let now = super::secrets::seen(&secret.metadata);
-            if is_ours(&now, uid) { touched(secret, now) } else { Held::Foreign }
+            let seen = super::secrets::seen(&secret.metadata);
+            if is_ours(&seen, desired) {
+                Held::Touched(Box::new(standing(secret, seen, desired)))
+            } else if is_adoptable(&seen, desired) {
+                Held::Adoptable(Box::new(standing(secret, seen, desired)))
+            } else {
+                Held::Foreign
+            }
         }
         Ok(Ok(None)) => Held::Absent,
-        // It cannot be read: what is known of it is enough not to write over it blindly.
-        Ok(Err(_)) | Err(_) => Held::Touched {
-            uid: seen.uid,
-            resource_version: seen.resource_version,
-            payload: Payload::default(),
-            immutable: false,
-        },
+        Ok(Err(_)) | Err(_) => Held::Unreadable,
     }
 }
 
-fn touched(secret: Secret, seen: Seen) -> Held {
-    let wanted = ["app.kubernetes.io/managed-by", "vaultaws.dev/sync"];
-    let labels = secret.metadata.labels.unwrap_or_default();
+/// The password of keystores.
+async fn password(api: &Api<Secret>, keystore: &Pkcs12) -> Result<Redacted<String>, Error> {
+    let refuse = |problem| Error::Password { secret: keystore.secret.clone(), problem };
+    let secret = match timeout(KUBERNETES_TIMEOUT, api.get_opt(&keystore.secret)).await {
+        Ok(Ok(Some(secret))) => secret,
+        Ok(Ok(None)) => return Err(refuse("with the keystore's password is not there")),
+        Ok(Err(_)) | Err(_) => return Err(refuse("with the keystore's password cannot be read")),
+    };
+    let mut data = secret.data.unwrap_or_default();
+    let value = data.remove(&keystore.key).map(|value| Redacted::new(value.0));
+    let value = value.ok_or_else(|| refuse("lacks the key of target.pkcs12.passwordRef"))?;
+    let text = std::str::from_utf8(value.expose())
+        .map_err(|_| refuse("has a keystore's password that is no text"))?;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    // What PKCS#12 cannot say: its strings are UTF-16 without surrogates, and end with a null.
+    if text.is_empty() || text.chars().any(|c| c == '\0' || c > '\u{ffff}') {
+        return Err(refuse("has an empty keystore's password, or one with unusable characters"));
+    }
+    Ok(Redacted::new(text.to_owned()))
+}
+
+fn standing(secret: Secret, seen: Seen, desired: &Desired) -> Standing {
+    let metadata = secret.metadata;
+    let annotations = metadata.annotations.unwrap_or_default();
+    let mut managed = annotations
+        .get(METADATA_ANNOTATION)
+        .map(|written| Managed::read(written))
+        .unwrap_or_default();
+    let wanted = Managed::of(desired);
+    managed.labels.extend(wanted.labels);
+    managed.labels.extend([plan::MANAGED_LABEL.to_owned(), plan::SYNC_LABEL.to_owned()]);
+    managed.annotations.extend(wanted.annotations);
+    managed
+        .annotations
+        .extend([METADATA_ANNOTATION, OWNER_ANNOTATION, keystore::ANNOTATION].map(str::to_owned));
+    let (ours, other_owners): (Vec<_>, Vec<_>) = metadata
+        .owner_references
+        .unwrap_or_default()
+        .into_iter()
+        .partition(|owner| owner.uid == desired.uid);
     let payload = Payload {
         kind: secret.type_.unwrap_or_default(),
-        labels: labels.into_iter().filter(|(key, _)| wanted.contains(&key.as_str())).collect(),
+        labels: metadata
+            .labels
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(key, _)| managed.labels.contains(key))
+            .collect(),
+        annotations: annotations
+            .into_iter()
+            .filter(|(key, _)| managed.annotations.contains(key))
+            .collect(),
+        owned: !ours.is_empty(),
         data: secret
             .data
             .unwrap_or_default()
             .into_iter()
             .map(|(key, value)| (key, Redacted::new(value.0)))
             .collect(),
+        keystore: None,
     };
-    Held::Touched {
+    Standing {
         uid: seen.uid,
         resource_version: seen.resource_version,
         payload,
         immutable: secret.immutable == Some(true),
+        other_owners,
     }
 }
 
-fn is_ours(seen: &Seen, uid: &str) -> bool {
-    seen.owner.as_ref().is_some_and(|(owner, _)| owner == uid)
+fn is_ours(seen: &Seen, desired: &Desired) -> bool {
+    seen.owner.as_ref().is_some_and(|(owner, _)| *owner == desired.uid)
+}
+
+/// Both have to consent: the sync, and the Secret, which nobody may control.
+fn is_adoptable(seen: &Seen, desired: &Desired) -> bool {
+    desired.target.adopt && seen.adopt_by.as_ref() == Some(&desired.name)
 }

@@ -67,6 +67,8 @@ pub struct Pair {
     pub key_pem: Redacted<String>,
     /// For `ca.crt`: PEM of the CA fields' certificates that verify the chain, if there are any.
     pub ca_pem: Option<String>,
+    /// Whether the entry holds the leaf's issuer, or the leaf needs none.
+    pub has_issuer: bool,
     /// How many certificates were left out because the leaf does not lead to them.
     pub unrelated: usize,
     /// What was left out and why, one line of at most 256 bytes each.
@@ -103,6 +105,10 @@ pub fn parse(texts: &Texts, rules: &Rules) -> Result<Pair, Refusal> {
         certificate_pem: bundle(&served),
         key_pem: Redacted::new(std::mem::take(&mut *pem::encode(key.label, key.der.expose()))),
         ca_pem: (!anchors.is_empty()).then(|| bundle(&anchors)),
+        has_issuer: leaf.is_root()
+            || certificates
+                .iter()
+                .any(|one| one.is_ca && one.found != leaf.found && one.signed(leaf)),
         unrelated,
         notes,
     })

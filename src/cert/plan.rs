@@ -4,18 +4,37 @@
 //! The rule above all others: a good Secret is never replaced by a bad one. Whatever is wrong with an
 //! entry has its own reason, touches only its own Secret, and leaves that Secret's bytes as they are.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::{
     desired::{Desired, NameRefusal},
+    keystore::{self, Recipe},
     pair::{Pair, Refusal},
+    validation,
 };
 use crate::{
     crd::{CertificateState, CertificateStatus, SyncReason, VaultCertSyncStatus},
     fault::Fault,
+    redacted::Redacted,
 };
+
+/// The annotation by which a Secret is ours that has no owner: the UID of its VaultCertSync.
+pub const OWNER_ANNOTATION: &str = "vaultaws.dev/owner-uid";
+/// The annotation that says which labels and annotations we set because the spec asked for them.
+pub const METADATA_ANNOTATION: &str = "vaultaws.dev/managed-metadata";
+/// The label with the name of the VaultCertSync.
+pub const SYNC_LABEL: &str = "vaultaws.dev/sync";
+/// The label that says who manages it.
+pub const MANAGED_LABEL: &str = "app.kubernetes.io/managed-by";
+
+/// The second look that finds an entry gone comes at least this long after the first.
+const CONFIRMATION: SignedDuration = SignedDuration::from_secs(5);
 
 /// The most bytes of data that a Secret may hold (the API's limit).
 const SECRET_LIMIT: usize = 1024 * 1024;
@@ -31,6 +50,10 @@ pub struct Observed {
     pub entries: Vec<Entry>,
     /// Whether own clock and Vault's differ so much that nothing can be said about time.
     pub clock_skewed: bool,
+    /// Whether the directory was listed and is not empty: only then an entry can be gone.
+    pub is_listed: bool,
+    /// The password of keystores, where one is asked for and a certificate was read.
+    pub password: Option<Redacted<String>>,
 }
 
 /// One entry and the Secret it goes to.
@@ -60,6 +83,11 @@ pub enum Source {
     },
     /// Its current version is destroyed.
     Destroyed,
+    /// It has no version of the number that is asked for.
+    NoVersion {
+        /// The number.
+        version: u64,
+    },
     /// We may not read it.
     Forbidden,
     /// The version that the Secret holds; its data was not read.
@@ -89,57 +117,184 @@ pub enum Held {
         /// The version that we wrote.
         resource_version: String,
     },
-    /// Ours, but not the version we wrote; its content was read.
-    Touched {
-        /// Its UID.
-        uid: String,
-        /// The version that was read.
-        resource_version: String,
-        /// What it holds.
-        payload: Payload,
-        /// Whether it can be changed.
-        immutable: bool,
-    },
+    /// Ours, but not the version we wrote, or not what is asked for now; its content was read.
+    Touched(Box<Standing>),
+    /// Nobody's, and it consents to become ours; its content was read.
+    Adoptable(Box<Standing>),
+    /// Ours, but its content could not be read.
+    Unreadable,
     /// Somebody else's.
     Foreign,
+}
+
+impl Held {
+    fn is_ours(&self) -> bool {
+        match self {
+            Self::Intact { .. } | Self::Touched(_) | Self::Unreadable => true,
+            Self::Absent | Self::Adoptable(_) | Self::Foreign => false,
+        }
+    }
+}
+
+/// A Secret as it was read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Standing {
+    /// Its UID.
+    pub uid: String,
+    /// The version that was read.
+    pub resource_version: String,
+    /// What it holds, of labels and annotations only what is ours to set or to remove.
+    pub payload: Payload,
+    /// Whether it can be changed.
+    pub immutable: bool,
+    /// Its owners but us.
+    pub other_owners: Vec<OwnerReference>,
 }
 
 /// What a Secret of ours holds.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Payload {
-    /// `kubernetes.io/tls`.
+    /// `kubernetes.io/tls` or `Opaque`.
     pub kind: String,
     /// Our labels.
     pub labels: BTreeMap<String, String>,
+    /// Our annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Whether the VaultCertSync is its owner, so that it goes with it.
+    pub owned: bool,
     /// Its data.
-    pub data: BTreeMap<String, crate::redacted::Redacted<Vec<u8>>>,
+    pub data: BTreeMap<String, Redacted<Vec<u8>>>,
+    /// A keystore that is still to be made; it comes to the data.
+    pub keystore: Option<Recipe>,
 }
 
 impl Payload {
-    /// `tls.crt`, `tls.key` and, where there is one, `ca.crt`.
-    pub fn of(pair: &Pair, sync: &str) -> Self {
-        let redacted = |text: &str| crate::redacted::Redacted::new(text.as_bytes().to_vec());
+    /// What the Secret of a pair is to hold.
+    pub fn of(
+        entry: &str,
+        pair: &Pair,
+        desired: &Desired,
+        password: Option<&Redacted<String>>,
+    ) -> Self {
+        let target = &desired.target;
+        let redacted = |text: &str| Redacted::new(text.as_bytes().to_vec());
         let mut data = BTreeMap::from([
-            ("tls.crt".to_owned(), redacted(&pair.certificate_pem)),
-            ("tls.key".to_owned(), redacted(pair.key_pem.expose())),
+            (target.keys.certificate.clone(), redacted(&pair.certificate_pem)),
+            (target.keys.private_key.clone(), redacted(pair.key_pem.expose())),
         ]);
         if let Some(ca) = &pair.ca_pem {
-            data.insert("ca.crt".to_owned(), redacted(ca));
+            data.insert(target.keys.ca.clone(), redacted(ca));
         }
-        Self { kind: "kubernetes.io/tls".into(), labels: labels(sync), data }
+        if let Some(combined) = &target.keys.combined {
+            let key = pair.key_pem.expose().as_bytes();
+            let text = [pair.certificate_pem.as_bytes(), key].concat();
+            data.insert(combined.clone(), Redacted::new(text));
+        }
+        let keystore = target
+            .pkcs12
+            .as_ref()
+            .zip(password)
+            .map(|(asked, password)| Recipe::new(entry, pair, password, asked.profile));
+        let mut labels = labels(&desired.name);
+        labels.extend(target.labels.clone());
+        let mut annotations = target.annotations.clone();
+        if target.retain {
+            annotations.insert(OWNER_ANNOTATION.to_owned(), desired.uid.clone());
+        }
+        if let Some(managed) = Managed::of(desired).annotation() {
+            annotations.insert(METADATA_ANNOTATION.to_owned(), managed);
+        }
+        Self {
+            kind: target.kind.as_str().into(),
+            labels,
+            annotations,
+            owned: !target.retain,
+            data,
+            keystore,
+        }
+    }
+
+    /// Takes the keystore that is there, if it was made of the same.
+    fn keep_keystore(&mut self, stands: &Self) {
+        let (Some(recipe), Some(bytes)) = (&self.keystore, stands.data.get(keystore::KEY)) else {
+            return;
+        };
+        let annotation = recipe.annotation(bytes.expose());
+        if stands.annotations.get(keystore::ANNOTATION) == Some(&annotation) {
+            self.annotations.insert(keystore::ANNOTATION.to_owned(), annotation);
+            self.data.insert(keystore::KEY.to_owned(), bytes.clone());
+            self.keystore = None;
+        }
+    }
+
+    /// Makes the keystore, if there is one to be made.
+    ///
+    /// # Errors
+    /// Where it cannot be encoded.
+    pub fn finish(&mut self) -> Result<(), keystore::Error> {
+        if let Some(recipe) = self.keystore.take() {
+            let bytes = recipe.encode()?;
+            let annotation = recipe.annotation(&bytes);
+            self.annotations.insert(keystore::ANNOTATION.to_owned(), annotation);
+            self.data.insert(keystore::KEY.to_owned(), Redacted::new(bytes));
+        }
+        Ok(())
     }
 
     fn size(&self) -> usize {
-        self.data.values().map(|value| value.expose().len()).sum()
+        let keystore = self.keystore.as_ref().map_or(0, Recipe::size);
+        let data = self.data.iter().map(|(key, value)| key.len() + value.expose().len());
+        data.sum::<usize>() + keystore
     }
 }
 
 /// The labels of every Secret of ours.
 pub fn labels(sync: &str) -> BTreeMap<String, String> {
     BTreeMap::from([
-        ("app.kubernetes.io/managed-by".to_owned(), crate::crd::MANAGER.to_owned()),
-        ("vaultaws.dev/sync".to_owned(), sync.to_owned()),
+        (MANAGED_LABEL.to_owned(), crate::crd::MANAGER.to_owned()),
+        (SYNC_LABEL.to_owned(), sync.to_owned()),
     ])
+}
+
+/// The keys of labels and annotations that a spec asks for. They are written down at the Secret, so
+/// that those which are asked for no longer can be told from those of others.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Managed {
+    /// Of labels.
+    pub labels: BTreeSet<String>,
+    /// Of annotations.
+    pub annotations: BTreeSet<String>,
+}
+
+impl Managed {
+    /// Those of the spec.
+    pub fn of(desired: &Desired) -> Self {
+        Self {
+            labels: desired.target.labels.keys().cloned().collect(),
+            annotations: desired.target.annotations.keys().cloned().collect(),
+        }
+    }
+
+    /// As the annotation says; its text may be anybody's.
+    pub fn read(annotation: &str) -> Self {
+        let mut managed = Self::default();
+        for word in annotation.split_ascii_whitespace() {
+            if let Some(key) = word.strip_prefix("label:") {
+                managed.labels.insert(key.to_owned());
+            } else if let Some(key) = word.strip_prefix("annotation:") {
+                managed.annotations.insert(key.to_owned());
+            }
+        }
+        managed
+    }
+
+    /// The text of the annotation; `None` if there is nothing to write down.
+    fn annotation(&self) -> Option<String> {
+        let labels = self.labels.iter().map(|key| format!("label:{key}"));
+        let annotations = self.annotations.iter().map(|key| format!("annotation:{key}"));
+        let words: Vec<String> = labels.chain(annotations).collect();
+        (!words.is_empty()).then(|| words.join(" "))
+    }
 }
 
 /// What is to be done, entry by entry.
@@ -173,9 +328,29 @@ pub enum Action {
         resource_version: String,
         /// What it shall hold.
         payload: Payload,
-        /// Keys that are not ours and go.
-        surplus: Vec<String>,
+        /// What is to go.
+        surplus: Surplus,
+        /// Its owners but us, where owners are to change.
+        other_owners: Option<Vec<OwnerReference>>,
     },
+    /// Delete it.
+    Delete {
+        /// Only the Secret with this UID.
+        uid: String,
+        /// Only this version of it.
+        resource_version: String,
+    },
+}
+
+/// Keys of a Secret that are to go. Those that are not there do no harm.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Surplus {
+    /// Of its data.
+    pub data: Vec<String>,
+    /// Of its labels.
+    pub labels: Vec<String>,
+    /// Of its annotations.
+    pub annotations: Vec<String>,
 }
 
 impl Plan {
@@ -200,6 +375,9 @@ impl fmt::Display for Plan {
                 }
                 Action::Update { .. } => {
                     writeln!(f, "update secret {secret} ({} version {version})", status.name)?;
+                }
+                Action::Delete { .. } => {
+                    writeln!(f, "delete secret {secret} ({} was removed)", status.name)?;
                 }
             }
         }
@@ -249,6 +427,7 @@ pub fn is_current(
     created_time: &str,
     held: &Held,
 ) -> bool {
+    // Intact is only what was made in the shape that is asked for now.
     matches!(held, Held::Intact { .. })
         && previous.is_some_and(|previous| previous.state == CertificateState::Synced)
         && is_version(previous, version, created_time)
@@ -268,24 +447,37 @@ pub fn plan(
     previous: &VaultCertSyncStatus,
     now: Timestamp,
 ) -> Plan {
-    let steps = observed
-        .entries
+    let Observed { entries, clock_skewed, is_listed, password } = observed;
+    let seen = Seen { clock_skewed, is_listed, password: password.as_ref(), now };
+    let steps = entries
         .into_iter()
         .filter_map(|entry| {
             let before = previous.certificates.iter().find(|status| status.name == entry.name);
-            step(desired, entry, before, observed.clock_skewed, now)
+            let mut step = step(desired, entry, before, &seen)?;
+            if step.status.state == CertificateState::Synced {
+                step.status.shape = Some(desired.shape(&step.status.name));
+            }
+            Some(step)
         })
         .collect();
     Plan { steps }
+}
+
+/// What was seen that concerns every entry.
+struct Seen<'a> {
+    clock_skewed: bool,
+    is_listed: bool,
+    password: Option<&'a Redacted<String>>,
+    now: Timestamp,
 }
 
 fn step(
     desired: &Desired,
     entry: Entry,
     before: Option<&CertificateStatus>,
-    clock_skewed: bool,
-    now: Timestamp,
+    seen: &Seen<'_>,
 ) -> Option<Step> {
+    let Seen { clock_skewed, is_listed, password, now } = *seen;
     let Entry { name, secret, source, held } = entry;
     let refuse = |reason: SyncReason, message: String| {
         Some(Step {
@@ -309,9 +501,22 @@ fn step(
         {
             None
         }
+        Source::Absent if desired.target.delete_removed && is_listed && held.is_ours() => {
+            removed(&name, &secret_name, before, &held, now)
+        }
         Source::Absent => {
             refuse(SyncReason::SourceAbsent, "there is no such entry in Vault".into())
         }
+        Source::NoVersion { version } => refuse(
+            SyncReason::VersionNotFound,
+            format!("the entry has no version {version}, or no longer; change its override"),
+        ),
+        Source::Deleted { time } if desired.selection.acknowledge.contains(&name) => refuse(
+            SyncReason::Acknowledged,
+            format!(
+                "the entry's current version was deleted at {time}, on purpose as the spec says"
+            ),
+        ),
         Source::Deleted { time } => refuse(
             SyncReason::SourceDeleted,
             format!(
@@ -336,15 +541,25 @@ fn step(
                 Ok(pair) => pair,
                 Err(refusal) => return refuse(reason_of(&refusal), refusal.to_string()),
             };
-            if matches!(held, Held::Foreign) {
-                return refuse(
-                    SyncReason::SecretNotOurs,
-                    format!(
-                        "Secret `{secret_name}` is not controlled by this VaultCertSync; delete or rename it"
-                    ),
-                );
+            match &held {
+                Held::Foreign => {
+                    return refuse(
+                        SyncReason::SecretNotOurs,
+                        format!(
+                            "Secret `{secret_name}` is not controlled by this VaultCertSync; delete, \
+                             rename or adopt it"
+                        ),
+                    );
+                }
+                Held::Unreadable => {
+                    return refuse(
+                        SyncReason::KubernetesError,
+                        format!("Secret `{secret_name}` could not be read"),
+                    );
+                }
+                Held::Absent | Held::Intact { .. } | Held::Touched(_) | Held::Adoptable(_) => {}
             }
-            let payload = Payload::of(&pair, &desired.name);
+            let payload = Payload::of(&name, &pair, desired, password);
             if payload.size() > SECRET_LIMIT {
                 return refuse(
                     SyncReason::TooLarge,
@@ -360,7 +575,14 @@ fn step(
                         .into(),
                 );
             }
+            // What is valid for a short time is better than what has expired.
+            let held_is_over = held.is_ours() && before.is_some_and(|before| is_over(before, now));
+            let time = (new_bytes && !clock_skewed && !held_is_over).then_some(now);
+            if let Err((reason, message)) = validation::judge(&pair, &desired.validation, time) {
+                return refuse(reason, message);
+            }
             let mut status = synced(&name, &secret_name, version, &created_time, &pair);
+            let is_ours = held.is_ours();
             let action = match held {
                 Held::Absent => Action::Create(payload),
                 // The version that it was made from: kept for a while, and now good again.
@@ -370,41 +592,133 @@ fn step(
                     status.secret_resource_version = Some(resource_version);
                     Action::Leave
                 }
+                // Its keys are those that we write, so what may be too much is known.
                 Held::Intact { uid, resource_version } => Action::Update {
                     uid,
                     resource_version,
+                    surplus: Surplus {
+                        data: vec![desired.target.keys.ca.clone()],
+                        ..Surplus::default()
+                    },
                     payload,
-                    surplus: vec!["ca.crt".into()],
+                    other_owners: None,
                 },
-                Held::Touched { uid, resource_version, payload: stands, immutable } => {
-                    if stands == payload {
+                Held::Touched(stands) | Held::Adoptable(stands) => match correct(stands, payload) {
+                    Ok(Correction::None { resource_version }) => {
                         status.secret_resource_version = Some(resource_version);
                         Action::Leave
-                    } else if immutable {
+                    }
+                    Ok(Correction::Update(action)) => *action,
+                    Err((reason, message, stands)) => {
                         let held =
-                            Held::Touched { uid, resource_version, payload: stands, immutable };
+                            if is_ours { Held::Touched(stands) } else { Held::Adoptable(stands) };
+                        let secret = Some(&secret_name);
                         return Some(Step {
                             action: Action::Leave,
-                            status: refused(
-                                &name,
-                                Some(&secret_name),
-                                before,
-                                &held,
-                                SyncReason::SecretImmutable,
-                                "the Secret is immutable; delete it to have it written again",
-                                now,
-                            ),
+                            status: refused(&name, secret, before, &held, reason, message, now),
                         });
-                    } else {
-                        let surplus = stands.data.into_keys().collect();
-                        Action::Update { uid, resource_version, payload, surplus }
                     }
-                }
-                Held::Foreign => Action::Leave,
+                },
+                Held::Foreign | Held::Unreadable => Action::Leave,
             };
             Some(Step { action, status })
         }
     }
+}
+
+/// How a Secret becomes what it is to be.
+enum Correction {
+    /// It is.
+    None { resource_version: String },
+    /// By a write.
+    Update(Box<Action>),
+}
+
+type Uncorrectable = (SyncReason, &'static str, Box<Standing>);
+
+fn correct(stands: Box<Standing>, mut payload: Payload) -> Result<Correction, Uncorrectable> {
+    payload.keep_keystore(&stands.payload);
+    if stands.payload == payload {
+        return Ok(Correction::None { resource_version: stands.resource_version });
+    }
+    if stands.payload.kind != payload.kind {
+        let message = "the Secret is of another type, which Kubernetes never changes; delete it to \
+                       have it written again";
+        return Err((SyncReason::SecretTypeDiffers, message, stands));
+    }
+    // Labels, annotations and owners of an immutable Secret can change.
+    if stands.immutable && stands.payload.data != payload.data {
+        let message = "the Secret is immutable; delete it to have it written again";
+        return Err((SyncReason::SecretImmutable, message, stands));
+    }
+    let without = |stands: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>| {
+        stands.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect()
+    };
+    let stands = *stands;
+    let surplus = Surplus {
+        labels: without(&stands.payload.labels, &payload.labels),
+        annotations: without(&stands.payload.annotations, &payload.annotations),
+        data: stands
+            .payload
+            .data
+            .into_keys()
+            .filter(|key| !payload.data.contains_key(key))
+            .collect(),
+    };
+    Ok(Correction::Update(Box::new(Action::Update {
+        uid: stands.uid,
+        resource_version: stands.resource_version,
+        other_owners: (stands.payload.owned != payload.owned).then_some(stands.other_owners),
+        payload,
+        surplus,
+    })))
+}
+
+/// An entry that is gone from a directory that is not: its Secret goes at the second look.
+fn removed(
+    name: &str,
+    secret_name: &str,
+    before: Option<&CertificateStatus>,
+    held: &Held,
+    now: Timestamp,
+) -> Option<Step> {
+    let said = |reason: SyncReason| {
+        before.filter(|before| before.reason.as_deref() == Some(reason.as_str()))
+    };
+    let first_look = said(SyncReason::SourceRemoved)
+        .and_then(|before| before.since.as_deref()?.parse::<Timestamp>().ok());
+    // That it could not be deleted was said after it was confirmed.
+    let confirmed = said(SyncReason::NoDeleteAccess).is_some()
+        || first_look.is_some_and(|first| now.duration_since(first) >= CONFIRMATION);
+    let precondition = match held {
+        Held::Intact { uid, resource_version } => Some((uid, resource_version)),
+        Held::Touched(stands) => Some((&stands.uid, &stands.resource_version)),
+        Held::Absent | Held::Adoptable(_) | Held::Unreadable | Held::Foreign => None,
+    };
+    let secret = Some(secret_name.to_owned());
+    if let Some((uid, resource_version)) = precondition.filter(|_| confirmed) {
+        let status = CertificateStatus {
+            secret_name: secret,
+            state: CertificateState::Removed,
+            reason: Some(SyncReason::SourceRemoved.as_str().into()),
+            message: Some("the entry was removed from Vault, and the Secret with it".into()),
+            since: Some(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+            ..empty(name)
+        };
+        let (uid, resource_version) = (uid.clone(), resource_version.clone());
+        return Some(Step { action: Action::Delete { uid, resource_version }, status });
+    }
+    let message =
+        "the entry was removed from Vault; the Secret is deleted when another look confirms it";
+    let reason = SyncReason::SourceRemoved;
+    let status = refused(name, secret.as_ref(), before, held, reason, message, now);
+    Some(Step { action: Action::Leave, status })
+}
+
+/// Whether what was delivered has expired.
+fn is_over(before: &CertificateStatus, now: Timestamp) -> bool {
+    let end = before.not_after.as_deref().and_then(|end| end.parse::<Timestamp>().ok());
+    end.is_some_and(|end| end < now)
 }
 
 /// What status says of an entry that cannot be delivered: facts of the held pair stay.
@@ -417,7 +731,7 @@ pub fn refused(
     message: &str,
     now: Timestamp,
 ) -> CertificateStatus {
-    let ours = matches!(held, Held::Intact { .. } | Held::Touched { .. });
+    let ours = held.is_ours();
     let state = if ours { CertificateState::Kept } else { CertificateState::Refused };
     let reason = Some(reason.as_str().to_owned());
     // Since when it is so: as long as state and reason stay, the time stays.
@@ -476,6 +790,7 @@ fn empty(name: &str) -> CertificateStatus {
         dns_names_total: None,
         not_before: None,
         not_after: None,
+        shape: None,
         since: None,
     }
 }
@@ -484,12 +799,15 @@ fn name_message(reason: SyncReason) -> &'static str {
     match reason {
         SyncReason::NameCollision => {
             "another entry would go to the same Secret: neither is delivered; change \
-             target.secretName or exclude one"
+             target.secretName, exclude one or name its Secret in an override"
         }
         SyncReason::NameTooLong => {
             "the Secret's name would be longer than 253 characters; shorten target.secretName"
         }
-        _ => "the entry's name gives no name of a Secret; change target.secretName or exclude it",
+        _ => {
+            "the entry's name gives no name of a Secret; change target.secretName, exclude it or name \
+              its Secret in an override"
+        }
     }
 }
 

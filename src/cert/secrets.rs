@@ -16,6 +16,7 @@ use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Obje
 use kube::{core::PartialObjectMeta, runtime::reflector::ObjectRef};
 use tokio::time::{Instant, sleep};
 
+use super::plan::{OWNER_ANNOTATION, SYNC_LABEL};
 use crate::{
     controller::watch::{Access, Event, Subscription, Watched, object_ref},
     crd::VaultCertSync,
@@ -25,6 +26,9 @@ use crate::{
 pub const USE_LABEL: &str = "vaultaws.dev/use";
 /// Its value.
 pub const USE_CREDENTIALS: &str = "aws-credentials";
+
+/// The annotation by which a Secret consents to be taken over by the VaultCertSync of that name.
+pub const ADOPT_ANNOTATION: &str = "vaultaws.dev/adopt-by";
 
 /// How long a pass waits for the first list of a namespace.
 const FIRST_LIST: Duration = Duration::from_secs(10);
@@ -40,8 +44,10 @@ pub struct Seen {
     pub uid: String,
     /// Which version of it stands.
     pub resource_version: String,
-    /// UID and name of the VaultCertSync that controls it.
+    /// UID and name of the VaultCertSync that it belongs to.
     pub owner: Option<(String, String)>,
+    /// Name of the VaultCertSync that may take it over, if nobody controls it.
+    pub adopt_by: Option<String>,
     /// Whether it consents to be used as AWS credentials.
     pub is_credentials: bool,
 }
@@ -79,8 +85,8 @@ pub struct Secrets {
 struct Known {
     /// Our last write to each Secret, and when: the watch tells of it later, and its event is no news.
     written: HashMap<SecretRef, (Seen, Instant)>,
-    /// By namespace: its syncs, and the credentials Secret that each refers to.
-    syncs: HashMap<String, BTreeMap<String, Option<String>>>,
+    /// By namespace: its syncs, and the Secrets that each uses: credentials, passwords.
+    syncs: HashMap<String, BTreeMap<String, Vec<String>>>,
 }
 
 impl std::fmt::Debug for Secrets {
@@ -104,10 +110,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Drops what nobody reads of a Secret's metadata before it is kept.
 pub fn prune(secret: &mut PartialObjectMeta<Secret>) {
     let metadata = &mut secret.metadata;
-    metadata.annotations = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(|key, _| key == OWNER_ANNOTATION || key == ADOPT_ANNOTATION);
+    }
     metadata.finalizers = None;
     if let Some(labels) = &mut metadata.labels {
-        labels.retain(|key, _| key == USE_LABEL);
+        labels.retain(|key, _| key == USE_LABEL || key == SYNC_LABEL);
     }
 }
 
@@ -125,14 +133,14 @@ impl Secrets {
         &self,
         namespace: &str,
         sync: &str,
-        credentials: Option<&str>,
+        used: Vec<String>,
     ) -> Result<View, Unseen> {
         self.watched.include(namespace);
         lock(&self.known)
             .syncs
             .entry(namespace.to_owned())
             .or_default()
-            .insert(sync.to_owned(), credentials.map(str::to_owned));
+            .insert(sync.to_owned(), used);
         let end = Instant::now() + FIRST_LIST;
         loop {
             match self.watched.access(Some(namespace)) {
@@ -165,7 +173,7 @@ impl Secrets {
         }
     }
 
-    /// The syncs whose Secrets somebody else touched, or whose credentials changed.
+    /// The syncs whose Secrets somebody else touched, or whose credentials or password changed.
     pub fn triggers(&self) -> impl Stream<Item = ObjectRef<VaultCertSync>> + Send + 'static {
         struct Source {
             secrets: Secrets,
@@ -191,7 +199,7 @@ impl Secrets {
     }
 
     /// The syncs that a change concerns: the one that controls the Secret, and those that use it as
-    /// credentials; none if it is our own write.
+    /// credentials or password; none if it is our own write.
     fn concerned(&self, event: &Event<PartialObjectMeta<Secret>>) -> Vec<ObjectRef<VaultCertSync>> {
         let mut known = lock(&self.known);
         let new = event.new.as_ref().map(|secret| seen(&secret.metadata));
@@ -204,11 +212,13 @@ impl Secrets {
         let written = written.map(|(written, _)| written);
         let old = event.old.as_ref().map(|secret| seen(&secret.metadata));
         let namespace = event.object.namespace.as_deref().unwrap_or_default();
-        let owners = [old, new, written].into_iter().flatten().filter_map(|seen| seen.owner);
-        let mut names: Vec<String> = owners.map(|(_, name)| name).collect();
+        let seen = [old, new, written].into_iter().flatten();
+        let mut names: Vec<String> = seen
+            .flat_map(|seen| [seen.owner.map(|(_, name)| name), seen.adopt_by])
+            .flatten()
+            .collect();
         if let Some(syncs) = known.syncs.get(namespace) {
-            let uses =
-                |credentials: &Option<String>| credentials.as_ref() == Some(&event.object.name);
+            let uses = |used: &Vec<String>| used.contains(&event.object.name);
             names.extend(syncs.iter().filter(|(_, used)| uses(used)).map(|(sync, _)| sync.clone()));
         }
         names.iter().map(|name| object_ref(Some(namespace), name)).collect()
@@ -255,19 +265,71 @@ fn is_older(stored: &Seen, written: &Seen) -> bool {
 
 /// Reads what we keep of a Secret's metadata.
 pub fn seen(metadata: &ObjectMeta) -> Seen {
-    let owner = metadata.owner_references.iter().flatten().find(|owner| {
-        owner.controller == Some(true)
-            && owner.kind == "VaultCertSync"
-            && owner.api_version.starts_with("vaultaws.dev/")
-    });
+    let annotation = |key: &str| metadata.annotations.as_ref()?.get(key).cloned();
+    let label = |key: &str| metadata.labels.as_ref()?.get(key).cloned();
+    let controller =
+        metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let (owner, adopt_by) = match controller {
+        Some(owner)
+            if owner.kind == "VaultCertSync" && owner.api_version.starts_with("vaultaws.dev/") =>
+        {
+            (Some((owner.uid.clone(), owner.name.clone())), None)
+        }
+        // Whatever its annotations say.
+        Some(_) => (None, None),
+        // The UID is what counts; the label only helps to find whom to wake.
+        None => (
+            annotation(OWNER_ANNOTATION).map(|uid| (uid, label(SYNC_LABEL).unwrap_or_default())),
+            annotation(ADOPT_ANNOTATION),
+        ),
+    };
     Seen {
         uid: metadata.uid.clone().unwrap_or_default(),
         resource_version: metadata.resource_version.clone().unwrap_or_default(),
-        owner: owner.map(|owner| (owner.uid.clone(), owner.name.clone())),
-        is_credentials: metadata
-            .labels
-            .as_ref()
-            .and_then(|labels| labels.get(USE_LABEL))
-            .is_some_and(|value| value == USE_CREDENTIALS),
+        owner,
+        adopt_by,
+        is_credentials: label(USE_LABEL).is_some_and(|value| value == USE_CREDENTIALS),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata(value: serde_json::Value) -> ObjectMeta {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_retained_secret_belongs_to_the_sync_whose_uid_it_names() {
+        let seen = seen(&metadata(serde_json::json!({
+            "annotations": {OWNER_ANNOTATION: "u"}, "labels": {SYNC_LABEL: "web"},
+        })));
+        assert_eq!(seen.owner, Some(("u".into(), "web".into())));
+    }
+
+    #[test]
+    fn what_somebody_else_controls_is_neither_ours_nor_free() {
+        let seen = seen(&metadata(serde_json::json!({
+            "annotations": {OWNER_ANNOTATION: "u", ADOPT_ANNOTATION: "web"},
+            "ownerReferences": [{"apiVersion": "cert-manager.io/v1", "kind": "Certificate",
+                "name": "c", "uid": "c", "controller": true}],
+        })));
+        assert_eq!((seen.owner, seen.adopt_by), (None, None));
+    }
+
+    #[test]
+    fn pruning_keeps_what_is_asked_of_a_secret() {
+        let before = metadata(serde_json::json!({
+            "annotations": {ADOPT_ANNOTATION: "web", "big": "text"},
+            "labels": {USE_LABEL: USE_CREDENTIALS, SYNC_LABEL: "web", "other": "x"},
+        }));
+        let mut secret = PartialObjectMeta::<Secret> {
+            metadata: before.clone(),
+            ..PartialObjectMeta::default()
+        };
+        prune(&mut secret);
+        assert_eq!(seen(&secret.metadata), seen(&before));
+        assert_eq!(secret.metadata.annotations.unwrap().len(), 1);
     }
 }

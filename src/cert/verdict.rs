@@ -16,6 +16,10 @@ const MISSED: i32 = 3;
 /// Between two tries of a sync that never delivered anything. It does not grow: when STS is back,
 /// nobody tells; and a broken identity costs one login for all that share it, with a pause of its own.
 const IMPATIENCE: Duration = Duration::from_secs(15);
+/// The second look at an entry that is gone comes after this.
+const CONFIRMATION: Duration = Duration::from_secs(10);
+/// Near its end a certificate is looked at no more often than this.
+const NEAR: Duration = Duration::from_secs(60);
 /// Between two tries during an outage.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -26,8 +30,9 @@ pub fn told(
     interval: Duration,
     now: Timestamp,
 ) -> Outcome<VaultCertSyncStatus> {
-    let total = certificates.len();
-    let good = certificates.iter().filter(|one| one.state == CertificateState::Synced).count();
+    let meant = || certificates.iter().filter(|one| one.state != CertificateState::Removed);
+    let total = meant().count();
+    let good = meant().filter(|one| is_as_meant(one)).count();
     status.summary = Some(format!("{good}/{total}"));
     status.next_expiry = certificates.iter().filter_map(expiry).min().map(|time| time.to_string());
     let ready = ready(&certificates, now);
@@ -96,7 +101,7 @@ fn fresh() -> Verdict {
 }
 
 fn ready(certificates: &[CertificateStatus], now: Timestamp) -> Verdict {
-    if certificates.is_empty() {
+    if certificates.iter().all(|one| one.state == CertificateState::Removed) {
         return Verdict::no(
             "Ready",
             SyncReason::SourceEmpty.as_str(),
@@ -104,14 +109,16 @@ fn ready(certificates: &[CertificateStatus], now: Timestamp) -> Verdict {
         );
     }
     let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for one in certificates.iter().filter(|one| one.state != CertificateState::Synced) {
+    for one in certificates.iter().filter(|one| !is_as_meant(one)) {
         by_reason.entry(one.reason.as_deref().unwrap_or_default()).or_default().push(&one.name);
     }
-    for one in certificates.iter().filter(|one| expiry(one).is_some_and(|end| end < now)) {
+    let over = |one: &&CertificateStatus| expiry(one).is_some_and(|end| end < now);
+    for one in certificates.iter().filter(|one| !is_acknowledged(one)).filter(over) {
         by_reason.entry(SyncReason::Expired.as_str()).or_default().push(&one.name);
     }
     if by_reason.is_empty() {
-        let count = certificates.len();
+        let delivered = certificates.iter().filter(|one| one.state == CertificateState::Synced);
+        let count = delivered.count();
         let plural = if count == 1 { "certificate is" } else { "certificates are" };
         return Verdict::yes(
             "Ready",
@@ -151,13 +158,7 @@ fn shown(name: &str) -> String {
 fn expiring(certificates: &[CertificateStatus], now: Timestamp) -> Verdict {
     let soon: Vec<&str> = certificates
         .iter()
-        .filter(|one| {
-            expiry(one).is_some_and(|end| {
-                let margin =
-                    start(one).map_or(SOON, |start| (end.duration_since(start) / 3).min(SOON));
-                end.duration_since(now) < margin
-            })
-        })
+        .filter(|one| soon_from(one).is_some_and(|from| from < now))
         .map(|one| one.name.as_str())
         .collect();
     match soon.first() {
@@ -177,14 +178,51 @@ fn expiring(certificates: &[CertificateStatus], now: Timestamp) -> Verdict {
     }
 }
 
-/// The next tick of the interval, or when the first certificate expires, if that is sooner.
+/// The next tick of the interval, or sooner: near the end of a certificate, and to confirm that an
+/// entry is gone.
 fn next(certificates: &[CertificateStatus], interval: Duration, now: Timestamp) -> Next {
-    let end = certificates.iter().filter_map(expiry).filter(|end| *end > now).min();
-    let left = end.and_then(|end| Duration::try_from(end.duration_since(now)).ok());
-    match left {
-        Some(left) if left < interval => Next::In(left + Duration::from_secs(1)),
+    let doubtful = certificates.iter().any(|one| {
+        one.state == CertificateState::Kept
+            && one.reason.as_deref() == Some(SyncReason::SourceRemoved.as_str())
+    });
+    let confirmation = doubtful.then_some(CONFIRMATION);
+    let sooner = [confirmation, near_the_end(certificates, now)].into_iter().flatten().min();
+    match sooner {
+        Some(sooner) if sooner < interval => Next::In(sooner),
         _ => Next::Tick(interval),
     }
+}
+
+/// How long the source may be left alone because of the certificate that ends first: two thirds of
+/// what is left, so that a renewed one is found in time even where the interval is long; and when it
+/// begins to expire soon, and when it has expired, that is said.
+pub fn near_the_end(certificates: &[CertificateStatus], now: Timestamp) -> Option<Duration> {
+    let until = |moment: Timestamp| Duration::try_from(moment.duration_since(now)).ok();
+    let end = certificates.iter().filter_map(expiry).filter(|end| *end > now).min();
+    let end = end.and_then(until).map(|left| {
+        let after = left + Duration::from_secs(1);
+        (left * 2 / 3).max(NEAR).min(after)
+    });
+    let soon = certificates.iter().filter_map(soon_from).filter(|from| *from > now).min();
+    let soon = soon.and_then(until).map(|left| left + Duration::from_secs(1));
+    [end, soon].into_iter().flatten().min()
+}
+
+/// From when a certificate expires soon.
+fn soon_from(one: &CertificateStatus) -> Option<Timestamp> {
+    let end = expiry(one)?;
+    let margin = start(one).map_or(SOON, |start| (end.duration_since(start) / 3).min(SOON));
+    end.checked_sub(margin).ok()
+}
+
+/// Delivered, or not delivered on purpose.
+fn is_as_meant(one: &CertificateStatus) -> bool {
+    matches!(one.state, CertificateState::Synced | CertificateState::Removed)
+        || is_acknowledged(one)
+}
+
+fn is_acknowledged(one: &CertificateStatus) -> bool {
+    one.reason.as_deref() == Some(SyncReason::Acknowledged.as_str())
 }
 
 fn expiry(one: &CertificateStatus) -> Option<Timestamp> {
@@ -251,7 +289,8 @@ mod tests {
     fn a_delivered_certificate_that_expires_reddens_the_sync_in_time() {
         let (outcome, ready) = say(vec![certificate("a", "2026-06-01T00:10:00Z")]);
         assert_eq!(ready.holds, Some(true));
-        assert_eq!(outcome.next, Next::In(Duration::from_secs(601)));
+        // Two thirds of what is left: a renewed one is looked for before it is too late.
+        assert_eq!(outcome.next, Next::In(Duration::from_secs(400)));
         assert_eq!(outcome.verdicts[1].reason, "Expiring");
         let (_, ready) = say(vec![certificate("a", "2026-05-31T00:00:00Z")]);
         assert_eq!((ready.holds, ready.reason), (Some(false), "Expired"));
@@ -310,5 +349,51 @@ mod tests {
     fn hostile_names_cannot_break_a_message() {
         let (_, ready) = say(vec![kept("a\n\u{1b}[31m", SyncReason::InvalidName)]);
         assert!(!ready.message.contains(['\n', '\u{1b}']), "{}", ready.message);
+    }
+
+    #[test]
+    fn an_acknowledged_certificate_is_as_it_is_meant() {
+        let (outcome, ready) = say(vec![kept("a", SyncReason::Acknowledged)]);
+        assert_eq!(ready.holds, Some(true));
+        assert_eq!(outcome.status.summary.as_deref(), Some("1/1"));
+        let over = CertificateStatus {
+            not_after: Some("2026-05-31T00:00:00Z".into()),
+            ..kept("a", SyncReason::Acknowledged)
+        };
+        assert_eq!(say(vec![over]).1.holds, Some(true));
+    }
+
+    #[test]
+    fn a_removed_certificate_no_longer_counts() {
+        let removed = CertificateStatus {
+            state: CertificateState::Removed,
+            reason: Some(SyncReason::SourceRemoved.as_str().into()),
+            not_after: None,
+            ..certificate("b", "2027-01-01T00:00:00Z")
+        };
+        let (outcome, ready) = say(vec![certificate("a", "2027-01-01T00:00:00Z"), removed.clone()]);
+        assert_eq!(ready.holds, Some(true));
+        assert_eq!(outcome.status.summary.as_deref(), Some("1/1"));
+        assert_eq!(say(vec![removed]).1.reason, "SourceEmpty");
+    }
+
+    #[test]
+    fn an_entry_that_is_gone_is_looked_at_again_soon() {
+        let (outcome, ready) = say(vec![kept("a", SyncReason::SourceRemoved)]);
+        assert_eq!(ready.reason, "SourceRemoved");
+        assert_eq!(outcome.next, Next::In(CONFIRMATION));
+    }
+
+    #[test]
+    fn the_moment_from_which_it_expires_soon_is_not_slept_through() {
+        // Valid for 31 days: soon is the last third, from 10 days and 8 hours before the end.
+        let one = certificate("a", "2026-06-11T08:30:00Z");
+        let wait = near_the_end(std::slice::from_ref(&one), now()).unwrap();
+        let from = soon_from(&one).unwrap();
+        let until = Duration::try_from(from.duration_since(now())).unwrap_or_default();
+        assert!(until.is_zero() || wait <= until + Duration::from_secs(1), "{wait:?} {until:?}");
+        let far = certificate("a", "2027-06-01T00:00:00Z");
+        let wait = near_the_end(&[far], now()).unwrap();
+        assert!(wait > Duration::from_secs(200 * 24 * 3600), "{wait:?}");
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     aws::{
         self,
         person::{self, LeadsBack, Settings},
-        signing::{SigningError, StsTarget, get_caller_identity_at},
+        signing::{SigningError, StsTarget, get_caller_identity_for},
     },
     clock,
     doctor::{
@@ -285,7 +285,7 @@ async fn log_in(
             settings.check()?;
             let credentials = settings.credentials(target.region()).await.map_err(Error::Aws)?;
             let server_id = args.aws.header_value.as_deref();
-            let request = get_caller_identity_at(&credentials, &target, server_id, clock::now())?;
+            let request = get_caller_identity_for(&credentials, &target, server_id, clock::now())?;
             login::iam_of_person(&client, args.aws.mount(), args.aws.role.as_deref(), &request)
                 .await
         }

@@ -58,6 +58,18 @@ pub struct VaultAwsBackendSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     #[serde(default)]
     pub tenancy: Vec<TenancyRule>,
+    /// Prefixes of labels and annotations that a VaultCertSync may not put on its Secrets, because
+    /// other programs of the cluster act on them. Those of Kubernetes and of this operator are always
+    /// denied. Default: Argo CD, reflector, replicator.
+    #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
+    #[serde(default = "acted_upon")]
+    pub denied_metadata_prefixes: Vec<String>,
+}
+
+fn acted_upon() -> Vec<String> {
+    ["argocd.argoproj.io/", "reflector.v1.k8s.emberstack.com/", "replicator.v1.mittwald.de/"]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 /// The connection to Vault.
@@ -318,6 +330,23 @@ pub struct AwsSettings {
     #[schemars(length(min = 1, max = 32), pattern(r"^[a-z0-9-]+$"))]
     #[serde(default = "us_east_1")]
     pub region: String,
+    /// Another STS endpoint than that of the region, such as one of a VPC: the operator asks it for
+    /// sessions, and logins are signed for its host, so Vault must forward them there too. Plain http is
+    /// for this machine only. Default: `AWS_ENDPOINT_URL_STS` of the operator for its own questions, and
+    /// the public endpoint of the region for logins.
+    #[schemars(
+        length(min = 1, max = 512),
+        pattern(
+            r"^(https://[A-Za-z0-9.\[\]:-]+|http://(127\.0\.0\.1|\[::1\]|localhost)(:[0-9]{1,5})?)/?$"
+        )
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sts_endpoint: Option<String>,
+    /// Audience of the ServiceAccount tokens that are exchanged for AWS sessions: a client ID of the
+    /// OIDC provider in each account. Default sts.amazonaws.com.
+    #[schemars(length(min = 1, max = 255), pattern(r"^[A-Za-z0-9._:/-]+$"))]
+    #[serde(default = "sts_audience")]
+    pub web_identity_audience: String,
     /// ExternalId that the operator gives when it assumes a client's role; the client's trust policy
     /// names it, and that is the client's consent. Placeholders: {clusterId} {namespace}.
     #[schemars(
@@ -330,7 +359,12 @@ pub struct AwsSettings {
 
 impl Default for AwsSettings {
     fn default() -> Self {
-        Self { region: us_east_1(), external_id: external_id() }
+        Self {
+            region: us_east_1(),
+            sts_endpoint: None,
+            web_identity_audience: sts_audience(),
+            external_id: external_id(),
+        }
     }
 }
 
@@ -355,7 +389,8 @@ pub struct TenancyRule {
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub iam_roles: Vec<String>,
-    /// How a VaultCertSync may get its AWS identity. Default AssumeRole and Secret.
+    /// How a VaultCertSync may get its AWS identity. Default AssumeRole, ServiceAccount and Secret;
+    /// Ambient, the operator's own identity, only if it is listed.
     #[schemars(length(max = 4))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[serde(default = "identities")]
@@ -382,8 +417,12 @@ pub struct Namespaces {
 pub enum IdentityKind {
     /// The operator assumes the client's role.
     AssumeRole,
+    /// A token of a ServiceAccount of the client's namespace, exchanged at STS.
+    ServiceAccount,
     /// Keys in a Secret of the client's namespace.
     Secret,
+    /// The operator's own identity as it is.
+    Ambient,
 }
 
 impl IdentityKind {
@@ -391,7 +430,9 @@ impl IdentityKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AssumeRole => "AssumeRole",
+            Self::ServiceAccount => "ServiceAccount",
             Self::Secret => "Secret",
+            Self::Ambient => "Ambient",
         }
     }
 }
@@ -523,9 +564,12 @@ fn policy_name() -> String {
 fn us_east_1() -> String {
     "us-east-1".into()
 }
+fn sts_audience() -> String {
+    "sts.amazonaws.com".into()
+}
 fn external_id() -> String {
     "{clusterId}/{namespace}".into()
 }
 fn identities() -> Vec<IdentityKind> {
-    vec![IdentityKind::AssumeRole, IdentityKind::Secret]
+    vec![IdentityKind::AssumeRole, IdentityKind::ServiceAccount, IdentityKind::Secret]
 }

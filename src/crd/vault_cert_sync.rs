@@ -1,11 +1,13 @@
 //! `VaultCertSync`: the certificates of one IAM role, delivered as Secrets.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{BackendRef, LocalRef, Partition, Span, reasons};
+use super::{BackendRef, KeyRef, LocalRef, Partition, Span, reasons};
 
 /// Delivers the certificates of one AWS IAM role from Vault's KV v2 engine as Secrets of this
 /// namespace, through a Vault session authenticated as that role.
@@ -51,9 +53,15 @@ pub struct VaultCertSyncSpec {
     /// How they are delivered.
     #[serde(default)]
     pub target: Target,
+    /// What a certificate must be like to be delivered, beyond being whole and fitting its key.
+    #[serde(default)]
+    pub validation: Validation,
     /// How often Vault is asked for changes. Default 1h, at least 10s.
     #[serde(default = "one_hour")]
     pub refresh_interval: Span,
+    /// Reads and writes nothing while true; what is delivered stays as it is. Default false.
+    #[serde(default)]
+    pub suspend: bool,
 }
 
 impl Default for VaultCertSyncSpec {
@@ -64,7 +72,9 @@ impl Default for VaultCertSyncSpec {
             identity: Identity::default(),
             certificates: CertificateSelection::default(),
             target: Target::default(),
+            validation: Validation::default(),
             refresh_interval: one_hour(),
+            suspend: false,
         }
     }
 }
@@ -95,52 +105,189 @@ pub struct Principal {
 /// How to get the AWS identity; at most one, default assumeRole.
 #[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.assumeRole) && has(self.secretRef))").message("give assumeRole or secretRef, not both"))]
+#[x_kube(validation = Rule::new("[has(self.assumeRole), has(self.serviceAccount), has(self.secretRef), has(self.ambient)].filter(given, given).size() <= 1").message("give one of assumeRole, serviceAccount, secretRef and ambient"))]
 pub struct Identity {
     /// The operator assumes the role, with the ExternalId of the backend's template and a session
     /// policy that denies everything: such a session can prove who it is and nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assume_role: Option<AssumeRole>,
+    /// A ServiceAccount of this namespace, whose tokens the role trusts (IRSA): the operator asks for one
+    /// and exchanges it at STS. The ServiceAccount consents by the annotation vaultaws.dev/allow-sync
+    /// with the name of this resource, or `*`. The operator needs the Role of
+    /// deploy/tenant/service-accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<LocalRef>,
     /// Keys in a Secret of this namespace: aws_access_key_id, aws_secret_access_key and, for a session,
     /// aws_session_token. The Secret consents by the label vaultaws.dev/use: aws-credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalRef>,
+    /// The operator's own AWS identity as it is. Vault lets it in only where it is the role itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ambient: Option<AmbientIdentity>,
 }
 
 /// Nothing to set.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct AssumeRole {}
 
+/// Nothing to set.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct AmbientIdentity {}
+
 /// Which entries of the role's directory are certificates to deliver.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CertificateSelection {
     /// Names of entries; `*` stands for any run of characters. A name without `*` is read without
     /// listing the directory. Default: all.
     #[schemars(
         length(min = 1, max = 200),
-        inner(length(min = 1, max = 253), pattern(r"^[^/\x00-\x1f\x7f%?#]+$"))
+        inner(
+            length(min = 1, max = 253),
+            pattern(r"^(\.*[^./\x00-\x1f\x7f%?#][^/\x00-\x1f\x7f%?#]*|\.{3,})(/(\.*[^./\x00-\x1f\x7f%?#][^/\x00-\x1f\x7f%?#]*|\.{3,}))*$")
+        )
     )]
     #[serde(default = "everything")]
     pub include: Vec<String>,
     /// Names that include matches but that are left out.
     #[schemars(
         length(max = 200),
-        inner(length(min = 1, max = 253), pattern(r"^[^/\x00-\x1f\x7f%?#]+$"))
+        inner(
+            length(min = 1, max = 253),
+            pattern(r"^(\.*[^./\x00-\x1f\x7f%?#][^/\x00-\x1f\x7f%?#]*|\.{3,})(/(\.*[^./\x00-\x1f\x7f%?#][^/\x00-\x1f\x7f%?#]*|\.{3,}))*$")
+        )
     )]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
+    /// Also the directories below, at most 8 deep and 64 in all. An entry there is named by its path,
+    /// such as a/b, and its Secret by a-b. Default false.
+    #[serde(default)]
+    pub recursive: bool,
+    /// The most certificates. If more are selected, nothing is delivered until the selection is
+    /// narrower or this is larger. Default 100.
+    #[schemars(range(min = 1, max = 200), extend("format" = "int32"))]
+    #[serde(default = "one_hundred")]
+    pub limit: u32,
+    /// Names of entries whose current version is deleted on purpose: their Secrets are kept, and that
+    /// does not make this resource unready.
+    #[schemars(length(max = 200), inner(length(min = 1, max = 253)))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acknowledge: Vec<String>,
+    /// What is different for single entries. An entry that is not selected is not selected by this.
+    #[schemars(length(max = 200))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<EntryOverride>,
 }
 
 impl Default for CertificateSelection {
     fn default() -> Self {
-        Self { include: everything(), exclude: Vec::new() }
+        Self {
+            include: everything(),
+            exclude: Vec::new(),
+            recursive: false,
+            limit: one_hundred(),
+            acknowledge: Vec::new(),
+            overrides: Vec::new(),
+        }
     }
 }
 
-/// How certificates are delivered.
+/// What is different for one entry.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+pub struct EntryOverride {
+    /// Name of the entry in Vault.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Name of its Secret. Default: by target.secretName.
+    #[schemars(length(min = 1, max = 253), pattern(r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_name: Option<String>,
+    /// This version of the entry and no other. Default: the newest.
+    #[schemars(range(min = 1), extend("format" = "int64"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Fields of the entry, where their usual names do not say which is which.
+    #[serde(default)]
+    pub fields: EntryFields,
+}
+
+/// Names of fields in an entry. One that is given must be there.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EntryFields {
+    /// The field with the certificate.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// The field with the private key.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub private_key: Option<String>,
+    /// The field with the intermediates.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<String>,
+    /// The field with the certificates to trust, for ca.crt.
+    #[schemars(length(min = 1, max = 253))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+}
+
+/// What a certificate must be like to be delivered. One that is not is refused, and the Secret keeps
+/// what it has.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Validation {
+    /// What is done with an expired certificate.
+    #[serde(default)]
+    pub expired: ExpiredCertificate,
+    /// A new certificate must be valid for at least this long. Where the delivered one has expired,
+    /// any valid one is delivered. Default 0s.
+    #[serde(default = "no_time")]
+    pub minimum_remaining: Span,
+    /// DNS names that each certificate must cover, by name or by its wildcard.
+    #[schemars(
+        length(max = 32),
+        inner(length(min = 1, max = 253), pattern(r"^(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))
+    )]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_names: Vec<String>,
+    /// The entry must hold the issuer of the leaf, and no certificate that the leaf does not lead to.
+    /// Default false: what is unrelated is left out.
+    #[serde(default)]
+    pub require_chain: bool,
+    /// Whether a CA certificate may be delivered as a leaf. Default false.
+    #[serde(default)]
+    pub allow_ca_leaf: bool,
+}
+
+impl Default for Validation {
+    fn default() -> Self {
+        Self {
+            expired: ExpiredCertificate::default(),
+            minimum_remaining: no_time(),
+            dns_names: Vec::new(),
+            require_chain: false,
+            allow_ca_leaf: false,
+        }
+    }
+}
+
+/// What is done with an expired certificate.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum ExpiredCertificate {
+    /// It is not delivered.
+    #[default]
+    Refuse,
+}
+
+/// How certificates are delivered.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.type == oldSelf.type").message("target.type is immutable, as the type of a Secret is; create another VaultCertSync"))]
+#[x_kube(validation = Rule::new("self.type == 'Opaque' || !has(self.keys)").message("target.keys is for type Opaque: kubernetes.io/tls has keys of its own"))]
 pub struct Target {
     /// Name of each Secret. Placeholders: {name} {certificate} {account} {iamRole}. Default
     /// {name}-{certificate}.
@@ -150,12 +297,145 @@ pub struct Target {
     )]
     #[serde(default = "secret_name")]
     pub secret_name: String,
+    /// Type of the Secrets. Immutable. Default kubernetes.io/tls.
+    #[serde(default, rename = "type")]
+    pub kind: SecretType,
+    /// Labels of the Secrets, besides our own. Kept in step; labels of others are left alone. Keys of
+    /// Kubernetes and of this operator are refused, and those that the backend denies.
+    #[schemars(schema_with = "label_map")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the Secrets, in the same way.
+    #[schemars(schema_with = "annotation_map")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Other keys in the Secrets' data; type Opaque only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<TargetKeys>,
+    /// Whether a Secret goes with this resource.
+    #[serde(default)]
+    pub deletion_policy: SecretDeletion,
+    /// Take over Secrets of the wanted names that nobody controls and that consent by the annotation
+    /// vaultaws.dev/adopt-by: <name of this resource>. Default false.
+    #[serde(default)]
+    pub adopt: bool,
+    /// What happens to the Secret of an entry that was removed from Vault with all its versions.
+    #[serde(default)]
+    pub on_source_removed: SourceRemoval,
+    /// Also a PKCS#12 keystore, under the key keystore.p12. It has one entry, named as the entry in
+    /// Vault, with the private key, the leaf and its chain. Default: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pkcs12: Option<Pkcs12>,
 }
 
 impl Default for Target {
     fn default() -> Self {
-        Self { secret_name: secret_name() }
+        Self {
+            secret_name: secret_name(),
+            kind: SecretType::default(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            keys: None,
+            deletion_policy: SecretDeletion::default(),
+            adopt: false,
+            on_source_removed: SourceRemoval::default(),
+            pkcs12: None,
+        }
     }
+}
+
+/// Types of Secrets that are delivered.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub enum SecretType {
+    /// tls.crt, tls.key and, where the entry has one, ca.crt.
+    #[default]
+    #[serde(rename = "kubernetes.io/tls")]
+    Tls,
+    /// The same, or with other keys.
+    Opaque,
+}
+
+impl SecretType {
+    /// The word in the Secret.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "kubernetes.io/tls",
+            Self::Opaque => "Opaque",
+        }
+    }
+}
+
+/// Keys of a Secret's data.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.certificate != self.privateKey && self.certificate != self.ca && self.privateKey != self.ca && (!has(self.combined) || !(self.combined in [self.certificate, self.privateKey, self.ca]))").message("target.keys must differ from each other"))]
+#[x_kube(validation = Rule::new("!('keystore.p12' in [self.certificate, self.privateKey, self.ca]) && (!has(self.combined) || self.combined != 'keystore.p12')").message("keystore.p12 is the key of a PKCS#12 keystore"))]
+pub struct TargetKeys {
+    /// The leaf and its chain, PEM. Default tls.crt.
+    #[schemars(length(min = 1, max = 253), pattern(r"^[-._a-zA-Z0-9]+$"))]
+    #[serde(default = "tls_crt")]
+    pub certificate: String,
+    /// The private key, PEM. Default tls.key.
+    #[schemars(length(min = 1, max = 253), pattern(r"^[-._a-zA-Z0-9]+$"))]
+    #[serde(default = "tls_key")]
+    pub private_key: String,
+    /// Certificates to trust, PEM, where the entry has a CA field. Default ca.crt.
+    #[schemars(length(min = 1, max = 253), pattern(r"^[-._a-zA-Z0-9]+$"))]
+    #[serde(default = "ca_crt")]
+    pub ca: String,
+    /// Leaf, chain and private key in one PEM text, in this order. Default: there is none.
+    #[schemars(length(min = 1, max = 253), pattern(r"^[-._a-zA-Z0-9]+$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub combined: Option<String>,
+}
+
+impl Default for TargetKeys {
+    fn default() -> Self {
+        Self { certificate: tls_crt(), private_key: tls_key(), ca: ca_crt(), combined: None }
+    }
+}
+
+/// A PKCS#12 keystore.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pkcs12 {
+    /// The password: text in a Secret of this namespace, not empty. A line break at its end is not part
+    /// of it.
+    pub password_ref: KeyRef,
+    /// How the keystore is encrypted.
+    #[serde(default)]
+    pub profile: KeystoreProfile,
+}
+
+/// How a keystore is encrypted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub enum KeystoreProfile {
+    /// PBES2 with AES-256-CBC and HMAC-SHA256, 10,000 rounds: OpenSSL 1.1 and Java 8u301 and later.
+    #[default]
+    Modern2023,
+    /// 3DES and SHA-1, for older programs.
+    LegacyDES,
+}
+
+/// Whether a Secret goes with its VaultCertSync.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub enum SecretDeletion {
+    /// It does: the VaultCertSync is its owner.
+    #[default]
+    Delete,
+    /// It stays; that it is ours is said by the annotation vaultaws.dev/owner-uid.
+    Retain,
+}
+
+/// What happens to the Secret of a removed entry.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub enum SourceRemoval {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It is deleted once two looks have found the entry gone from a directory that could be listed
+    /// and is not empty. Needs the right of deploy/tenant-delete.
+    Delete,
 }
 
 /// What was delivered, and what was not and why.
@@ -245,6 +525,10 @@ pub struct CertificateStatus {
     /// End of validity, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<String>,
+    /// Hash of what this resource asks of the certificate, as it was judged and delivered: a change is
+    /// looked at anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<String>,
     /// Since when the state is other than Synced, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
@@ -259,6 +543,8 @@ pub enum CertificateState {
     Kept,
     /// Vault's entry cannot be delivered, and there is no Secret of ours yet.
     Refused,
+    /// The entry was removed from Vault, and the Secret with it.
+    Removed,
 }
 
 impl CertificateState {
@@ -268,6 +554,7 @@ impl CertificateState {
             Self::Synced => "Synced",
             Self::Kept => "Kept",
             Self::Refused => "Refused",
+            Self::Removed => "Removed",
         }
     }
 }
@@ -283,6 +570,12 @@ reasons! {
         SourceEmpty,
         /// More certificates than a sync may hold.
         TooManyCertificates,
+        /// Too many directories, or too deep, to be listed.
+        TooManyDirectories,
+        /// Suspended by the spec.
+        Suspended,
+        /// A label or annotation that may not be set.
+        MetadataDenied,
         /// There is no VaultAwsRole of that name yet.
         RoleNotFound,
         /// The VaultAwsRole is not ready; it says why.
@@ -295,10 +588,16 @@ reasons! {
         TenancyDenied,
         /// The spec cannot work as it is.
         InvalidSpec,
-        /// The credentials Secret is missing, has not the keys, or lacks the label that consents.
+        /// The ServiceAccount or the credentials Secret is missing, has not the keys, or does not
+        /// consent.
         IdentityNotReady,
+        /// We may not watch ServiceAccounts in this namespace, or not ask for a token of this one: its
+        /// Role is missing.
+        NoServiceAccountAccess,
         /// AWS does not let the operator assume the role: the client's trust policy.
         AssumeRoleDenied,
+        /// The Secret with the keystore's password is missing, lacks the key, or has no usable text.
+        PasswordNotReady,
         /// The operator itself has no AWS identity.
         NoAwsCredentials,
         /// AWS refused the credentials.
@@ -347,6 +646,14 @@ reasons! {
         SourceDeleted,
         /// The entry's current version is destroyed.
         SourceDestroyed,
+        /// The entry was removed; its Secret goes when a second look confirms it, or has gone.
+        SourceRemoved,
+        /// The entry's current version is deleted, and the spec says that this is meant.
+        Acknowledged,
+        /// The entry has no such version, or no longer.
+        VersionNotFound,
+        /// We may not delete Secrets in this namespace.
+        NoDeleteAccess,
         /// The entry's fields are not a certificate and its key.
         Malformed,
         /// The entry has not all fields.
@@ -369,6 +676,12 @@ reasons! {
         Expired,
         /// Not valid yet.
         NotYetValid,
+        /// Not valid for as long as the spec demands.
+        ExpiresTooSoon,
+        /// A DNS name that the spec demands is not covered.
+        DnsNameMissing,
+        /// The chain is not whole, or not alone, as the spec demands.
+        ChainIncomplete,
         /// Too large.
         TooLarge,
         /// A name that cannot be the name of a Secret.
@@ -381,6 +694,8 @@ reasons! {
         SecretNotOurs,
         /// The Secret is immutable.
         SecretImmutable,
+        /// The Secret is of another type.
+        SecretTypeDiffers,
         /// Own clock and Vault's differ by more than five minutes: no verdict on time.
         ClockSkew,
         /// A delivered certificate expires soon.
@@ -396,6 +711,34 @@ reasons! {
 
 fn one_hour() -> Span {
     Span::seconds(3600)
+}
+fn no_time() -> Span {
+    Span::seconds(0)
+}
+fn one_hundred() -> u32 {
+    100
+}
+fn tls_crt() -> String {
+    "tls.crt".into()
+}
+fn tls_key() -> String {
+    "tls.key".into()
+}
+fn ca_crt() -> String {
+    "ca.crt".into()
+}
+fn label_map(_: &mut SchemaGenerator) -> Schema {
+    text_map(63)
+}
+fn annotation_map(_: &mut SchemaGenerator) -> Schema {
+    text_map(4096)
+}
+fn text_map(longest: u32) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {"type": "string", "maxLength": longest}
+    })
 }
 fn root_path() -> String {
     "/".into()

@@ -254,7 +254,7 @@ impl Cache {
         for name in &names {
             let is_old = || {
                 statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW)
-                    .is_ok_and(|stat| now.as_second() - i64::from(stat.st_mtime) > LEFT_BEHIND)
+                    .is_ok_and(|stat| now.as_second() - stat.st_mtime > LEFT_BEHIND)
             };
             if let Some(key) = name.strip_suffix(".json").and_then(Key::parse) {
                 let is_over = match self.read(&key) {

@@ -25,6 +25,7 @@ const LOGIN: &str = "Login";
 const SOURCE: &str = "Source";
 const CERTIFICATES: &str = "Certificates";
 const SECRETS: &str = "Secrets";
+const READY: &str = "Ready";
 
 /// What a metadata-only read shows of a Secret.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,7 +156,7 @@ pub fn sync(sync: &VaultCertSync, around: &Around) -> Vec<Finding> {
     }
     findings.push(certificates(sync, &said));
     findings.push(secrets(sync, &said, around));
-    findings
+    unless_told(findings, &said)
 }
 
 /// Explains a role.
@@ -198,7 +199,7 @@ pub fn role(role: &VaultAwsRole, around: &Around) -> Vec<Finding> {
         }
         false => passed(ROLE, &said, &ROLE_LINKS),
     }));
-    findings
+    unless_told(findings, &said)
 }
 
 /// Explains a backend.
@@ -228,12 +229,22 @@ pub fn backend(backend: &VaultAwsBackend) -> Vec<Finding> {
     findings.push(match said.trouble() {
         // Said by one of the links before.
         Some(ready) if findings.iter().any(|finding| finding.mark == Mark::Broken) => {
-            Finding::skipped("Ready", &ready.reason)
+            Finding::skipped(READY, &ready.reason)
         }
-        Some(ready) => condition("Ready", ready),
-        None if said.is_ready() => Finding::good("Ready", "roles and syncs may use it"),
-        None => Finding::skipped("Ready", "not looked at yet"),
+        Some(ready) => condition(READY, ready),
+        None if said.is_ready() => Finding::good(READY, "roles and syncs may use it"),
+        None => Finding::skipped(READY, "not looked at yet"),
     });
+    findings
+}
+
+/// No trouble may go unsaid, whatever its reason.
+fn unless_told(mut findings: Vec<Finding>, said: &Said<'_>) -> Vec<Finding> {
+    if let Some(ready) = said.trouble()
+        && findings.iter().all(|finding| finding.mark != Mark::Broken)
+    {
+        findings.push(condition(READY, ready));
+    }
     findings
 }
 
@@ -350,8 +361,7 @@ fn granted<'a>(
 
 fn certificates(sync: &VaultCertSync, said: &Said<'_>) -> Finding {
     let all = sync.status.as_ref().map(|status| status.certificates.as_slice()).unwrap_or_default();
-    let bad: Vec<&CertificateStatus> =
-        all.iter().filter(|one| one.state != CertificateState::Synced).collect();
+    let bad: Vec<&CertificateStatus> = all.iter().filter(|one| is_trouble(one)).collect();
     if let Some(first) = bad.first() {
         let told: Vec<String> = bad.iter().take(5).map(|one| describe(one)).collect();
         let more = bad.len().saturating_sub(5);
@@ -376,6 +386,12 @@ fn certificates(sync: &VaultCertSync, said: &Said<'_>) -> Finding {
     Finding::good(CERTIFICATES, format!("{} as in Vault{until}", all.len()))
 }
 
+/// What was removed, and what is deleted on purpose, is as it should be.
+fn is_trouble(one: &CertificateStatus) -> bool {
+    matches!(one.state, CertificateState::Kept | CertificateState::Refused)
+        && !matches!(one.reason.as_deref(), Some("Acknowledged" | "SourceRemoved"))
+}
+
 fn describe(one: &CertificateStatus) -> String {
     let reason = one.reason.as_deref().unwrap_or_default();
     let message = one.message.as_deref().unwrap_or_default();
@@ -387,7 +403,8 @@ fn secrets(sync: &VaultCertSync, said: &Said<'_>, around: &Around) -> Finding {
         return denied;
     }
     let all = sync.status.as_ref().map(|status| status.certificates.as_slice()).unwrap_or_default();
-    let expected = all.iter().filter(|one| one.version.is_some());
+    let expected =
+        all.iter().filter(|one| one.version.is_some() && one.state != CertificateState::Removed);
     let expected: Vec<(&str, Option<&str>)> = expected
         .filter_map(|one| {
             Some((one.secret_name.as_deref()?, one.secret_resource_version.as_deref()))
@@ -430,8 +447,8 @@ fn secrets(sync: &VaultCertSync, said: &Said<'_>, around: &Around) -> Finding {
 type Links = [(&'static str, &'static [&'static str])];
 
 /// In the order of a pass.
-const SYNC_LINKS: [(&str, &[&str]); 10] = [
-    (RESOURCE, &["InvalidSpec"]),
+const SYNC_LINKS: [(&str, &[&str]); 11] = [
+    (RESOURCE, &["InvalidSpec", "Suspended", "MetadataDenied"]),
     (OPERATOR, &["KubernetesError", "DeadlineExceeded", "InternalError"]),
     (BACKEND, &["BackendNotFound", "BackendNotReady"]),
     (TENANCY, &["TenancyDenied"]),
@@ -440,6 +457,7 @@ const SYNC_LINKS: [(&str, &[&str]); 10] = [
         IDENTITY,
         &[
             "IdentityNotReady",
+            "NoServiceAccountAccess",
             "AssumeRoleDenied",
             "NoAwsCredentials",
             "AwsCredentialsRefused",
@@ -456,6 +474,7 @@ const SYNC_LINKS: [(&str, &[&str]); 10] = [
             "SourceForbidden",
             "SourceEmpty",
             "TooManyCertificates",
+            "TooManyDirectories",
             "NotKvV2",
             "VaultRefused",
             "VaultAnswerMalformed",
@@ -463,6 +482,7 @@ const SYNC_LINKS: [(&str, &[&str]); 10] = [
         ],
     ),
     (CERTIFICATES, &["CertificatesRefused"]),
+    (SECRETS, &["PasswordNotReady", "NoSecretAccess", "NoDeleteAccess"]),
 ];
 
 /// In the order of a pass.
@@ -500,19 +520,14 @@ const ROLE_LINKS: [(&str, &[&str]); 7] = [
 ];
 
 fn link_of(reason: &str, links: &Links) -> Option<usize> {
-    // Writing Secrets comes last, behind everything that is listed.
-    links
-        .iter()
-        .position(|(_, reasons)| reasons.contains(&reason))
-        .or_else(|| (reason == "NoSecretAccess").then_some(links.len()))
+    links.iter().position(|(_, reasons)| reasons.contains(&reason))
 }
 
 /// The condition `Ready`, if it speaks of this link.
 fn told(link: &'static str, said: &Said<'_>, links: &Links) -> Option<Finding> {
     let ready = said.trouble()?;
-    let at = link_of(&ready.reason, links)?;
-    let name = links.get(at).map_or(SECRETS, |(name, _)| name);
-    (name == link).then(|| condition(link, ready))
+    let (name, _) = links.get(link_of(&ready.reason, links)?)?;
+    (*name == link).then(|| condition(link, ready))
 }
 
 /// A link of which `Ready` does not speak: passed if it lies before the one that broke.
@@ -608,6 +623,24 @@ fn cure(reason: &str) -> &'static str {
         "SourceAbsent" => "write the entry, or take its name out of spec.certificates.include",
         "SourceDeleted" => "undelete or write the entry, or exclude it; the Secret is kept",
         "SourceDestroyed" => "write the entry again; the Secret is kept",
+        "Suspended" => "set spec.suspend to false when it shall go on",
+        "MetadataDenied" => "take that label or annotation out of spec.target",
+        "NoServiceAccountAccess" => {
+            "apply deploy/tenant/service-accounts in this namespace, and let the ServiceAccount consent \
+             by the annotation vaultaws.dev/allow-sync"
+        }
+        "PasswordNotReady" => {
+            "make the Secret with the keystore's password, with the key that is named"
+        }
+        "TooManyDirectories" => "narrow spec.certificates, or turn recursive off",
+        "NoDeleteAccess" => {
+            "give the syncer the right to delete Secrets in this namespace (deploy/tenant)"
+        }
+        "VersionNotFound" => "name a version that the entry has",
+        "ExpiresTooSoon" | "DnsNameMissing" | "ChainIncomplete" => {
+            "write a certificate that is as spec.validation demands, or change that"
+        }
+        "SecretTypeDiffers" => "delete the Secret, whose type cannot change: it is written again",
         "TooManyCertificates" => "narrow spec.certificates.include, or use several syncs",
         "NotKvV2" => "certificates.mount of the backend has to be a KV version 2 engine",
         "NoSecretAccess" => "apply deploy/tenant in this namespace: the syncer's rights on Secrets",
@@ -798,7 +831,9 @@ mod tests {
         let bad = role(&role_object("False", "Conflict"), &around());
         assert_eq!(broken(&bad), Some((ROLE, "Conflict")));
         let bad = backend(&backend_object("False", "NotKvV2"));
-        assert_eq!(broken(&bad), Some(("Ready", "NotKvV2")));
+        assert_eq!(broken(&bad), Some((READY, "NotKvV2")));
+        let new = role(&role_object("False", "SomethingNew"), &around());
+        assert_eq!(broken(&new), Some((READY, "SomethingNew")));
     }
 
     #[test]

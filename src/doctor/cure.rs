@@ -42,6 +42,7 @@ pub fn of_aws(error: &aws::Error) -> String {
              role (EC2, ECS, EKS)"
         }
         aws::Error::Region { .. } => "give a region as eu-west-1",
+        aws::Error::Endpoint { .. } => "give an endpoint as https://sts.eu-west-1.amazonaws.com",
         aws::Error::Other { .. } => "see what AWS says",
     }
     .to_owned()
@@ -159,7 +160,7 @@ pub fn of_login(error: &Error, attempt: &Attempt<'_>) -> String {
                 .to_owned()
         }
         Some(AwsRefusal::PrincipalInvalid | AwsRefusal::NotReady | AwsRefusal::Other) => {
-            "see Vault's text".to_owned()
+            of_instance(error.cause(), mount)
         }
         None => match error.cause() {
             Cause::Denied => format!(
@@ -171,6 +172,24 @@ pub fn of_login(error: &Error, attempt: &Attempt<'_>) -> String {
             }
             _ => of_vault(error),
         },
+    }
+}
+
+/// What only logins of EC2 instances meet.
+fn of_instance(cause: &Cause, mount: &str) -> String {
+    let text = match cause {
+        Cause::Refused { message, .. } => message.as_str(),
+        _ => "",
+    };
+    if text.contains("nonce mismatch") {
+        format!(
+            "the nonce of this instance's first login is lost (or somebody else logged in first, which \
+             is worth a look): have an admin delete auth/{mount}/identity-accesslist/<instance>"
+        )
+    } else if text.contains("ec2:DescribeInstances") || text.contains("UnauthorizedOperation") {
+        "allow Vault's own AWS identity ec2:DescribeInstances".to_owned()
+    } else {
+        "see Vault's text".to_owned()
     }
 }
 
@@ -246,6 +265,9 @@ mod tests {
             ("received error code 403 from STS: InvalidClientTokenId", "expired or unknown"),
             ("error making upstream request: error making request: connection refused", "way out"),
             ("error looking up full ARN of entity: x", "iam:GetRole"),
+            ("client nonce mismatch", "auth/aws/identity-accesslist/"),
+            ("UnauthorizedOperation: x: ec2:DescribeInstances", "ec2:DescribeInstances"),
+            ("something else", "see Vault's text"),
         ] {
             let cure = cure(text, "us-east-1", None);
             assert!(cure.contains(word), "{text}: {cure}");

@@ -16,7 +16,7 @@ use crate::{
     aws::{
         self, Credentials,
         person::{self, Caller as Identity, Settings},
-        signing::{StsTarget, get_caller_identity_at},
+        signing::{StsTarget, get_caller_identity_for},
     },
     backend::version,
     clock,
@@ -168,7 +168,7 @@ async fn ask_sts(question: &Question<'_>, credentials: Option<&Credentials>) -> 
         return alone(Finding::skipped(STS, "needs AWS credentials"));
     };
     // Signed as for Vault; STS does not mind the server ID.
-    let signed = get_caller_identity_at(credentials, target, question.server_id, clock::now());
+    let signed = get_caller_identity_for(credentials, target, question.server_id, clock::now());
     let request = match signed {
         Ok(request) => request,
         Err(error) => {
@@ -318,7 +318,7 @@ async fn log_in(
     let (Some(credentials), Ok(target)) = (credentials, &question.target) else {
         return (Finding::skipped(LOGIN, "needs AWS credentials and a region"), None);
     };
-    let signed = get_caller_identity_at(credentials, target, question.server_id, clock::now());
+    let signed = get_caller_identity_for(credentials, target, question.server_id, clock::now());
     let Ok(request) = signed else {
         return (Finding::skipped(LOGIN, "needs a request that can be signed"), None);
     };

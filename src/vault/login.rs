@@ -47,6 +47,11 @@ impl Login {
         Caller::limited(client, self.token.clone(), self.num_uses)
     }
 
+    /// Whether Vault keeps the token, and so can renew and revoke it. A batch token lives by itself.
+    pub fn is_revocable(&self) -> bool {
+        self.token_type != "batch"
+    }
+
     /// The AWS account that Vault saw.
     pub fn account_id(&self) -> Option<&str> {
         self.metadata.get("account_id").map(String::as_str)

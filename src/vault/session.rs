@@ -121,7 +121,7 @@ impl Session {
         let lease = Lease {
             granted: now,
             duration: login.lease,
-            renewable: login.renewable && login.token_type != "batch",
+            renewable: login.renewable && login.is_revocable(),
             uses_left: caller.uses_left(),
             seed: RandomState::new().hash_one(&login.accessor),
         };
@@ -149,10 +149,22 @@ impl Session {
         Lease { uses_left: self.0.caller.uses_left(), ..*lock(&self.0.lease) }
     }
 
+    /// Whether only the use for its revocation is left.
+    fn is_used_up(&self) -> bool {
+        self.lease().uses_left.is_some_and(|left| left <= 1)
+    }
+
     fn next_move(&self, now: Instant) -> Move {
         match next_move(&self.lease(), now) {
             Move::Renew if lock(&self.0.renew_not_before).is_some_and(|at| now < at) => Move::Use,
             next => next,
+        }
+    }
+
+    /// Gives it back, where that can be done.
+    async fn end(&self) {
+        if self.0.login.is_revocable() {
+            end(&self.0.caller).await;
         }
     }
 
@@ -307,14 +319,19 @@ impl<K: Eq + Hash + Clone, E: Fault> Sessions<K, E> {
             Err(error) => return Err(Failure::Login(slot.failed(error))),
         };
         if let Err(error) = check(&login) {
-            end(&login.caller(client)).await;
+            if login.is_revocable() {
+                end(&login.caller(client)).await;
+            }
             return Err(Failure::Login(slot.failed(error)));
         }
-        let session = slot.logged_in(client, login);
+        let (session, replaced) = slot.logged_in(client, login);
+        if let Some(used_up) = replaced.filter(Session::is_used_up) {
+            end_later(used_up);
+        }
         if self.is_closing() {
             // Shutdown went by while we were asking: it did not see this token.
             slot.take();
-            end(session.caller()).await;
+            session.end().await;
             return Err(Failure::Closing);
         }
         Ok(session)
@@ -366,7 +383,7 @@ impl<K: Eq + Hash + Clone, E: Fault> Sessions<K, E> {
     pub async fn end(&self, key: &K) {
         let slot = lock(&self.slots).remove(key);
         if let Some(session) = slot.and_then(|slot| slot.take()) {
-            end(session.caller()).await;
+            session.end().await;
         }
     }
 
@@ -386,7 +403,7 @@ impl<K: Eq + Hash + Clone, E: Fault> Sessions<K, E> {
         let slots: Vec<_> = lock(&self.slots).drain().map(|(_, slot)| slot).collect();
         let sessions = slots.into_iter().filter_map(|slot| slot.take());
         let all = stream::iter(sessions)
-            .for_each_concurrent(REVOKING, |session| async move { end(session.caller()).await });
+            .for_each_concurrent(REVOKING, |session| async move { session.end().await });
         // What is not revoked in time ends with its lease.
         let _ = timeout(REVOKE, all).await;
     }
@@ -408,7 +425,7 @@ impl<K: Eq + Hash + Clone, E: Fault> Sessions<K, E> {
                 tokio::spawn(async move {
                     let deadline = Instant::now() + REVOKE * 5;
                     for session in evicted {
-                        let _ = timeout_at(deadline, end(session.caller())).await;
+                        let _ = timeout_at(deadline, session.end()).await;
                     }
                 });
             }
@@ -469,13 +486,14 @@ impl<E: Fault> Slot<E> {
         error
     }
 
-    fn logged_in(&self, client: &Client, login: Login) -> Session {
+    /// The session of a new login, and the one that it replaces.
+    fn logged_in(&self, client: &Client, login: Login) -> (Session, Option<Session>) {
         let mut state = lock(&self.state);
         state.generation += 1;
         let session = Session::new(client, login, state.generation, Instant::now());
-        state.session = Some(session.clone());
+        let replaced = state.session.replace(session.clone());
         state.failed = None;
-        session
+        (session, replaced)
     }
 
     /// Forgets this session; not one that has taken its place.
@@ -493,13 +511,15 @@ impl<E: Fault> Slot<E> {
             return true;
         }
         // One that ran out of uses is at its end by design.
-        let used_up = session.lease().uses_left.is_some_and(|left| left <= 1);
+        let used_up = session.is_used_up();
         let recently = state.replaced.is_some_and(|at| now.saturating_duration_since(at) < RELOGIN);
         if recently && !used_up {
             return false;
         }
         state.session = None;
-        if !used_up {
+        if used_up {
+            end_later(session.clone());
+        } else {
             state.replaced = Some(now);
         }
         true
@@ -524,6 +544,11 @@ fn may_pass(cause: &Cause) -> bool {
         Cause::Server { status, message } => *status == 412 || message.is_none(),
         _ => false,
     }
+}
+
+/// Gives a session back without anybody waiting for it.
+fn end_later(session: Session) {
+    tokio::spawn(async move { session.end().await });
 }
 
 /// Revokes a token; best effort, as its lease ends it anyway.

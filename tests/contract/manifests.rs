@@ -61,7 +61,9 @@ fn typed<T: DeserializeOwned + Serialize>(origin: &str, document: &Value) -> Val
 
 #[test]
 fn every_file_is_listed_in_its_kustomization() {
-    for folder in ["deploy", "deploy/tenant"] {
+    for folder in
+        ["deploy", "deploy/tenant", "deploy/tenant/service-accounts", "deploy/tenant-delete"]
+    {
         assert_eq!(kustomized(folder), yaml_files(folder), "{folder}/kustomization.yaml");
     }
 }
@@ -85,7 +87,8 @@ fn everything_lies_in_the_one_namespace() {
         }
     }
     // `kubectl -n` or kustomize decides where these go.
-    for (file, document) in files("deploy/tenant") {
+    let pieces = ["deploy/tenant", "deploy/tenant/service-accounts", "deploy/tenant-delete"];
+    for (file, document) in pieces.into_iter().flat_map(files) {
         assert!(document.pointer("/metadata/namespace").is_none(), "{file}");
     }
 }
@@ -146,6 +149,35 @@ fn a_tenants_role_gives_the_syncer_alone_what_it_needs_on_secrets() {
     let verbs = BTreeSet::from(["get", "list", "watch", "create", "patch"]);
     assert_eq!(strings(rule, "/verbs"), verbs);
     for binding in of_kind(&tenant, "RoleBinding") {
+        assert_eq!(text(&binding, "/subjects/0/name"), "vault-aws-syncer");
+    }
+}
+
+#[test]
+fn the_right_to_delete_is_a_piece_of_its_own() {
+    let piece = files("deploy/tenant-delete");
+    let roles = of_kind(&piece, "Role");
+    let [role] = roles.as_slice() else { panic!("one Role") };
+    let [rule] = list(role, "/rules") else { panic!("one rule") };
+    assert_eq!(strings(rule, "/resources"), BTreeSet::from(["secrets"]));
+    assert_eq!(strings(rule, "/verbs"), BTreeSet::from(["delete"]));
+    for binding in of_kind(&piece, "RoleBinding") {
+        assert_eq!(text(&binding, "/subjects/0/name"), "vault-aws-syncer");
+    }
+}
+
+#[test]
+fn tokens_are_asked_of_named_service_accounts_only() {
+    let tokens = files("deploy/tenant/service-accounts");
+    let roles = of_kind(&tokens, "Role");
+    let [role] = roles.as_slice() else { panic!("one Role") };
+    let [create, look] = list(role, "/rules") else { panic!("two rules") };
+    assert_eq!(strings(create, "/resources"), BTreeSet::from(["serviceaccounts/token"]));
+    assert_eq!(strings(create, "/verbs"), BTreeSet::from(["create"]));
+    assert!(!strings(create, "/resourceNames").is_empty(), "without names it would be all");
+    assert_eq!(strings(look, "/resources"), BTreeSet::from(["serviceaccounts"]));
+    assert_eq!(strings(look, "/verbs"), BTreeSet::from(["get", "list", "watch"]));
+    for binding in of_kind(&tokens, "RoleBinding") {
         assert_eq!(text(&binding, "/subjects/0/name"), "vault-aws-syncer");
     }
 }
@@ -315,7 +347,16 @@ fn the_examples_fit_together() {
 
 /// Every object under deploy/ with its file.
 fn everything() -> Vec<(String, Value)> {
-    ["deploy", "deploy/tenant", "deploy/examples"].into_iter().flat_map(files).collect()
+    [
+        "deploy",
+        "deploy/tenant",
+        "deploy/tenant/service-accounts",
+        "deploy/tenant-delete",
+        "deploy/examples",
+    ]
+    .into_iter()
+    .flat_map(files)
+    .collect()
 }
 
 /// What `kubectl apply -k deploy` applies.

@@ -30,10 +30,10 @@ fn the_readme_explains_every_reason_and_no_other() {
 
 #[test]
 fn the_readme_explains_every_state_of_a_certificate() {
-    use CertificateState::{Kept, Refused, Synced};
+    use CertificateState::{Kept, Refused, Removed, Synced};
     let readme = read("README.md");
     let states = section(&readme, "### States of a certificate");
-    for state in [Synced, Kept, Refused] {
+    for state in [Synced, Kept, Refused, Removed] {
         assert!(states.contains(&format!("| `{}` |", state.as_str())), "{state:?}");
     }
 }

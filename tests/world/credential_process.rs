@@ -8,13 +8,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use aws_config::{
-    profile::{
-        ProfileFileCredentialsProvider,
-        profile_file::{ProfileFileKind, ProfileFiles},
-    },
-    provider_config::ProviderConfig,
-};
+use aws_config::{profile::ProfileFileCredentialsProvider, provider_config::ProviderConfig};
 use aws_credential_types::provider::ProvideCredentials as _;
 use aws_smithy_runtime_api::client::{
     http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
@@ -299,6 +293,19 @@ impl HttpConnector for NoRequests {
     }
 }
 
+/// The Rust SDK's credentials of the profile `dev` of this file.
+#[expect(deprecated, reason = "the new names of these types are those of a crate of the SDK's own")]
+fn profile_of(config: &Path) -> ProfileFileCredentialsProvider {
+    use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
+    let files = ProfileFiles::builder().with_file(ProfileFileKind::Config, config).build();
+    let http = http_client_fn(|_, _| SharedHttpConnector::new(NoRequests));
+    ProfileFileCredentialsProvider::builder()
+        .configure(&ProviderConfig::without_region().with_http_client(http))
+        .profile_files(files)
+        .profile_name("dev")
+        .build()
+}
+
 async fn boto3_the_cli_and_the_rust_sdk_use_a_profile(world: World) {
     let person = Person::new(world).await;
     person.profile(&person.line(ROLE));
@@ -326,17 +333,7 @@ async fn boto3_the_cli_and_the_rust_sdk_use_a_profile(world: World) {
         lab.vault_addr(),
         lab.ca_path().display()
     ));
-    let files = ProfileFiles::builder()
-        .with_file(ProfileFileKind::Config, person.home.join(".aws/config"))
-        .build();
-    let provider = ProfileFileCredentialsProvider::builder()
-        .configure(
-            &ProviderConfig::without_region()
-                .with_http_client(http_client_fn(|_, _| SharedHttpConnector::new(NoRequests))),
-        )
-        .profile_files(files)
-        .profile_name("dev")
-        .build();
+    let provider = profile_of(&person.home.join(".aws/config"));
     let credentials = provider.provide_credentials().await.expect("the Rust SDK has credentials");
     assert!(credentials.expiry().is_some());
     assert_eq!(credentials.account_id().map(|id| id.as_str()), Some(aws::HOME_ACCOUNT));

@@ -38,6 +38,7 @@ mod deletion;
 mod delivery;
 mod doctor;
 mod entries;
+mod identities;
 mod leaks;
 mod login;
 mod main_line;
@@ -46,8 +47,12 @@ mod order;
 mod outages;
 mod ownership;
 mod refusals;
+mod sessions;
+mod sources;
 mod stage;
+mod targets;
 mod trial;
+mod validation;
 mod world;
 
 use std::{process::ExitCode, sync::Arc};
@@ -67,7 +72,12 @@ fn tests() -> Vec<Test> {
         accounts::tests(),
         ownership::tests(),
         delivery::tests(),
+        sources::tests(),
+        validation::tests(),
+        targets::tests(),
         deletion::tests(),
+        identities::tests(),
+        sessions::tests(),
         acl::tests(),
         entries::tests(),
         refusals::tests(),
@@ -83,6 +93,8 @@ fn outage_tests() -> Vec<Test> {
     [
         outages::tests(),
         deletion::outage_tests(),
+        identities::outage_tests(),
+        sessions::outage_tests(),
         credential_process::outage_tests(),
         doctor::outage_tests(),
     ]

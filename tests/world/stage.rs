@@ -83,6 +83,10 @@ impl Stage {
         }
         self.lab.vault_unseal().await?;
         self.lab.sts().accept().await;
+        for operator in self.operators() {
+            operator.start_again().await?;
+            operator.ready(READY_LIMIT).await?;
+        }
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     cert::{
-        desired::{Identity, Selection},
+        desired::{Identity, Override, Pkcs12, Selection, Target, Validation},
         entry::{self, Overrides},
         pair::{
             self, Clock, Rules,
@@ -23,12 +23,23 @@ fn desired() -> Desired {
         auth_mount: "aws".into(),
         server_id: "vault".into(),
         region: "us-east-1".into(),
+        sts_endpoint: None,
         identity: Identity::Secret { name: "keys".into() },
         kv_mount: "secret".into(),
         directory: "certs/111122223333/web".into(),
-        selection: Selection { exact: Vec::new(), globs: vec!["*".into()], exclude: Vec::new() },
-        secret_name: "{name}-{certificate}".into(),
+        selection: Selection {
+            exact: Vec::new(),
+            globs: vec!["*".into()],
+            exclude: Vec::new(),
+            recursive: false,
+            limit: 100,
+            acknowledge: Vec::new(),
+        },
+        overrides: BTreeMap::new(),
+        validation: Validation::default(),
+        target: Target { secret_name: "{name}-{certificate}".into(), ..Target::default() },
         name: "web".into(),
+        uid: "sync-uid".into(),
     }
 }
 
@@ -54,7 +65,7 @@ fn intact() -> Held {
 
 fn observed(source: Source, held: Held) -> Observed {
     let entry = Entry { name: "tls".into(), secret: Ok("web-tls".into()), source, held };
-    Observed { entries: vec![entry], clock_skewed: false }
+    Observed { entries: vec![entry], clock_skewed: false, is_listed: true, password: None }
 }
 
 /// The status after `leaf` was delivered in version 1.
@@ -94,7 +105,7 @@ fn a_rotated_certificate_updates_the_version_that_was_written() {
     };
     assert_eq!((uid.as_str(), resource_version.as_str()), ("uid", "7"));
     // A CA certificate of the version before must not stay.
-    assert_eq!(surplus, &["ca.crt"]);
+    assert_eq!(surplus.data, ["ca.crt"]);
 }
 
 #[test]
@@ -199,15 +210,23 @@ fn a_secret_of_somebody_else_is_left_alone() {
     assert_eq!(plan.steps[0].status.reason.as_deref(), Some("SecretNotOurs"));
 }
 
+fn standing(payload: Payload) -> Standing {
+    Standing { uid: "uid".into(), resource_version: "9".into(), payload, ..Standing::default() }
+}
+
 fn touched(payload: Payload, immutable: bool) -> Held {
-    Held::Touched { uid: "uid".into(), resource_version: "9".into(), payload, immutable }
+    Held::Touched(Box::new(Standing { immutable, ..standing(payload) }))
+}
+
+fn pair_of(leaf: &Leaf) -> Pair {
+    match read(leaf, 1) {
+        Source::Read { pair, .. } => pair.unwrap(),
+        _ => unreachable!("it was read"),
+    }
 }
 
 fn payload(leaf: &Leaf) -> Payload {
-    match read(leaf, 1) {
-        Source::Read { pair, .. } => Payload::of(&pair.unwrap(), "web"),
-        _ => unreachable!("it was read"),
-    }
+    Payload::of("tls", &pair_of(leaf), &desired(), None)
 }
 
 #[test]
@@ -221,7 +240,7 @@ fn a_touched_secret_is_put_back_and_foreign_keys_go() {
         panic!("{plan}")
     };
     assert_eq!(resource_version, "9");
-    assert!(surplus.contains(&"extra".to_owned()));
+    assert_eq!(surplus.data, ["extra"]);
 }
 
 #[test]
@@ -273,4 +292,300 @@ fn a_skewed_clock_judges_no_new_certificate() {
 fn messages_are_cut_between_characters() {
     assert_eq!(cut(&"é".repeat(200)).len(), 256);
     assert_eq!(cut("short"), "short");
+}
+
+fn step_of(desired: &Desired, source: Source, held: Held, previous: &VaultCertSyncStatus) -> Step {
+    let mut plan = super::plan(desired, observed(source, held), previous, now());
+    plan.steps.remove(0)
+}
+
+#[test]
+fn a_version_deleted_on_purpose_is_kept_as_acknowledged() {
+    let mut desired = desired();
+    desired.selection.acknowledge.push("tls".into());
+    let source = Source::Deleted { time: WRITTEN.into() };
+    let step = step_of(&desired, source, intact(), &delivered(&leaf()));
+    assert_eq!(step.status.state, CertificateState::Kept);
+    assert_eq!(step.status.reason.as_deref(), Some("Acknowledged"));
+}
+
+#[test]
+fn what_was_delivered_in_another_shape_is_compared_and_said_to_be_in_this_one() {
+    let leaf = leaf();
+    let mut desired = desired();
+    let pin = Override { version: Some(1), ..Override::default() };
+    desired.overrides.insert("tls".into(), pin);
+    let held = touched(payload(&leaf), false);
+    let previous = delivered(&leaf);
+    let step = step_of(&desired, read(&leaf, 1), held, &previous);
+    assert!(matches!(step.action, Action::Leave));
+    assert_ne!(step.status.shape, previous.certificates[0].shape);
+    assert_eq!(step.status.shape, Some(desired.shape("tls")));
+}
+
+#[test]
+fn a_certificate_that_does_not_last_is_refused_unless_the_held_one_is_over() {
+    let mut desired = desired();
+    // Leaves are valid for another year.
+    desired.validation.minimum_remaining = std::time::Duration::from_secs(3 * 365 * 24 * 3600);
+    let old = leaf();
+    let mut previous = delivered(&old);
+    let step = step_of(&desired, read(&leaf(), 2), intact(), &previous);
+    assert_eq!(step.status.reason.as_deref(), Some("ExpiresTooSoon"));
+    assert_eq!(step.status.state, CertificateState::Kept);
+    // The one that is delivered is put back all the same.
+    let step = step_of(&desired, read(&old, 1), Held::Absent, &previous);
+    assert!(matches!(step.action, Action::Create(_)));
+    previous.certificates[0].not_after = Some("2029-12-01T00:00:00Z".into());
+    let step = step_of(&desired, read(&leaf(), 2), intact(), &previous);
+    assert!(matches!(step.action, Action::Update { .. }));
+}
+
+#[test]
+fn names_and_chain_are_demanded_with_reasons_of_their_own() {
+    let reason = |change: &dyn Fn(&mut Validation), pair: Pair| {
+        let mut validation = Validation::default();
+        change(&mut validation);
+        validation::judge(&pair, &validation, Some(now())).err().map(|(reason, _)| reason)
+    };
+    let pair = pair_of(&leaf());
+    let names = |name: &'static str| {
+        move |validation: &mut Validation| validation.dns_names.push(name.into())
+    };
+    assert_eq!(reason(&names("web.example.com"), pair.clone()), None);
+    assert_eq!(reason(&names("other.example.com"), pair.clone()), Some(SyncReason::DnsNameMissing));
+    let chain = |validation: &mut Validation| validation.require_chain = true;
+    assert_eq!(reason(&chain, pair.clone()), Some(SyncReason::ChainIncomplete));
+    let whole = Pair { has_issuer: true, ..pair.clone() };
+    assert_eq!(reason(&chain, whole.clone()), None);
+    let mixed = Pair { unrelated: 1, ..whole };
+    assert_eq!(reason(&chain, mixed), Some(SyncReason::ChainIncomplete));
+}
+
+#[test]
+fn an_opaque_secret_has_the_keys_that_are_asked_for() {
+    let mut desired = desired();
+    desired.target.kind = crate::crd::SecretType::Opaque;
+    desired.target.keys.certificate = "server.pem".into();
+    desired.target.keys.combined = Some("all.pem".into());
+    let pair = pair_of(&leaf());
+    let payload = Payload::of("tls", &pair, &desired, None);
+    assert_eq!(payload.kind, "Opaque");
+    assert_eq!(payload.data.keys().collect::<Vec<_>>(), ["all.pem", "server.pem", "tls.key"]);
+    let all = format!("{}{}", pair.certificate_pem, pair.key_pem.expose());
+    assert_eq!(*payload.data["all.pem"].expose(), all.into_bytes());
+}
+
+#[test]
+fn a_label_that_is_asked_for_no_longer_goes_and_others_stay() {
+    let leaf = leaf();
+    let mut with = desired();
+    with.target.labels.insert("team".into(), "a".into());
+    with.target.annotations.insert("example.com/note".into(), "b".into());
+    let before = Payload::of("tls", &pair_of(&leaf), &with, None);
+    let managed = Managed::read(&before.annotations[METADATA_ANNOTATION]);
+    assert_eq!(managed, Managed::of(&with));
+    let held = touched(before, false);
+    let step = step_of(&desired(), read(&leaf, 1), held, &delivered(&leaf));
+    let Action::Update { surplus, other_owners, .. } = step.action else { panic!("no update") };
+    assert_eq!(surplus.labels, ["team"]);
+    assert_eq!(surplus.annotations, ["example.com/note", METADATA_ANNOTATION]);
+    assert_eq!(other_owners, None);
+}
+
+#[test]
+fn a_retained_secret_has_no_owner_but_our_mark() {
+    let leaf = leaf();
+    let mut retain = desired();
+    retain.target.retain = true;
+    let held = touched(payload(&leaf), false);
+    let step = step_of(&retain, read(&leaf, 1), held, &delivered(&leaf));
+    let Action::Update { payload, other_owners, .. } = step.action else { panic!("no update") };
+    assert!(!payload.owned);
+    assert_eq!(payload.annotations[OWNER_ANNOTATION], "sync-uid");
+    assert_eq!(other_owners, Some(Vec::new()));
+}
+
+#[test]
+fn a_secret_that_consents_is_taken_over_once_there_is_something_good() {
+    let leaf = leaf();
+    let stands = Payload { kind: "kubernetes.io/tls".into(), ..Payload::default() };
+    let adoptable = || Held::Adoptable(Box::new(standing(stands.clone())));
+    let none = VaultCertSyncStatus::default();
+    let step = step_of(&desired(), read(&leaf, 1), adoptable(), &none);
+    let Action::Update { other_owners, .. } = step.action else { panic!("no update") };
+    assert_eq!(other_owners, Some(Vec::new()));
+    let step = step_of(&desired(), Source::Destroyed, adoptable(), &none);
+    assert!(matches!(step.action, Action::Leave));
+    assert_eq!(step.status.state, CertificateState::Refused);
+    let stands = Payload { kind: "Opaque".into(), ..stands.clone() };
+    let held = Held::Adoptable(Box::new(standing(stands)));
+    let step = step_of(&desired(), read(&leaf, 1), held, &none);
+    assert_eq!(step.status.reason.as_deref(), Some("SecretTypeDiffers"));
+}
+
+#[test]
+fn more_than_a_mebibyte_is_refused() {
+    let mut pair = pair_of(&leaf());
+    pair.certificate_pem = "x".repeat(600 * 1024);
+    let large = |pair: Pair| Source::Read {
+        version: 1,
+        created_time: WRITTEN.into(),
+        pair: Box::new(Ok(pair)),
+    };
+    let none = VaultCertSyncStatus::default();
+    let step = step_of(&desired(), large(pair.clone()), Held::Absent, &none);
+    assert!(matches!(step.action, Action::Create(_)));
+    let mut twice = desired();
+    twice.target.keys.combined = Some("all.pem".into());
+    let step = step_of(&twice, large(pair), Held::Absent, &none);
+    assert_eq!(step.status.reason.as_deref(), Some("TooLarge"));
+}
+
+#[test]
+fn the_secret_of_a_removed_entry_goes_at_the_second_look_and_only_if_the_directory_was_listed() {
+    let mut delete = desired();
+    delete.target.delete_removed = true;
+    let look = |previous: &VaultCertSyncStatus, is_listed: bool, seconds: i64| {
+        let observed = Observed { is_listed, ..observed(Source::Absent, intact()) };
+        let now = now() + SignedDuration::from_secs(seconds);
+        let mut plan = super::plan(&delete, observed, previous, now);
+        plan.steps.remove(0)
+    };
+    let then = |step: &Step| VaultCertSyncStatus {
+        certificates: vec![step.status.clone()],
+        ..VaultCertSyncStatus::default()
+    };
+    let first = look(&delivered(&leaf()), true, 0);
+    assert!(matches!(first.action, Action::Leave));
+    assert_eq!(first.status.reason.as_deref(), Some("SourceRemoved"));
+    let at_once = look(&then(&first), true, 1);
+    assert!(matches!(at_once.action, Action::Leave));
+    let second = look(&then(&at_once), true, 10);
+    assert!(matches!(second.action, Action::Delete { .. }));
+    assert_eq!(second.status.state, CertificateState::Removed);
+    // An empty directory says nothing, and begins anew.
+    let empty = look(&then(&first), false, 10);
+    assert_eq!(empty.status.reason.as_deref(), Some("SourceAbsent"));
+    assert!(matches!(look(&then(&empty), true, 20).action, Action::Leave));
+    // Without being asked for it is kept for good.
+    let kept = step_of(&desired(), Source::Absent, intact(), &then(&first));
+    assert_eq!(kept.status.reason.as_deref(), Some("SourceAbsent"));
+}
+
+#[test]
+fn a_keystore_of_the_same_content_stays_as_it_is() {
+    let leaf = leaf();
+    let mut with = desired();
+    with.target.pkcs12 = Some(Pkcs12 {
+        secret: "password".into(),
+        key: "password".into(),
+        profile: crate::crd::KeystoreProfile::Modern2023,
+        seen: None,
+    });
+    let password = |text: &str| Some(Redacted::new(text.to_owned()));
+    let look = |stands: Payload, text: &str| {
+        let observed = observed(read(&leaf, 2), touched(stands, false));
+        let observed = Observed { password: password(text), ..observed };
+        super::plan(&with, observed, &delivered(&leaf), now()).steps.remove(0).action
+    };
+    let mut stands = Payload::of("tls", &pair_of(&leaf), &with, password("one").as_ref());
+    assert!(stands.finish().is_ok() && stands.data.contains_key(keystore::KEY));
+    assert!(matches!(look(stands.clone(), "one"), Action::Leave));
+    assert!(matches!(look(stands.clone(), "other"), Action::Update { .. }));
+    let mut edited = stands.clone();
+    edited.data.insert(keystore::KEY.into(), Redacted::new(b"edited".to_vec()));
+    assert!(matches!(look(edited, "one"), Action::Update { .. }));
+    // Asked for no longer.
+    let held = touched(stands, false);
+    let step = step_of(&desired(), read(&leaf, 2), held, &delivered(&leaf));
+    let Action::Update { surplus, .. } = step.action else { panic!("no update") };
+    assert_eq!(surplus.data, [keystore::KEY]);
+    assert_eq!(surplus.annotations, [keystore::ANNOTATION]);
+}
+
+/// A Secret is what its pair is, whatever stood there and whatever was asked for.
+mod any {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fields() -> impl Strategy<Value = serde_json::Map<String, serde_json::Value>> {
+        let leaf = std::sync::Arc::new((leaf(), leaf()));
+        let text = (0..6_u8, any::<Vec<u8>>(), any::<prop::sample::Index>()).prop_map(
+            move |(kind, bytes, at)| match kind {
+                0 => leaf.0.certificate.clone(),
+                1 => leaf.0.key.clone(),
+                2 => leaf.1.certificate.clone(),
+                3 => leaf.1.key.clone(),
+                4 => {
+                    let mut text = leaf.0.certificate.clone();
+                    text.truncate(at.index(text.len()));
+                    text
+                }
+                _ => String::from_utf8_lossy(&bytes).into_owned(),
+            },
+        );
+        let names = ["certificate", "private_key", "chain", "ca.crt", "tls.crt", "x"];
+        let name = prop::sample::select(names.to_vec());
+        prop::collection::vec((name, text), 0..6).prop_map(|pairs| {
+            pairs.into_iter().map(|(name, text)| (name.to_owned(), text.into())).collect()
+        })
+    }
+
+    fn key_of(certificate: &str) -> Vec<u8> {
+        use x509_parser::prelude::*;
+        let der = pair::fixtures::der(certificate);
+        let (_, leaf) = X509Certificate::from_der(&der).unwrap();
+        leaf.public_key().subject_public_key.data.to_vec()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::with_cases(256)
+        })]
+
+        #[test]
+        fn a_payload_is_only_ever_a_matching_pair(
+            fields in fields(),
+            stands in prop::collection::btree_map("[a-z.]{1,8}", any::<Vec<u8>>(), 0..4),
+            combined in any::<bool>(),
+            opaque in any::<bool>(),
+        ) {
+            let rules = Rules { clock: Clock::Trusted(now()), allow_ca_leaf: false };
+            let pair = entry::read(&fields, &Overrides::default())
+                .and_then(|texts| pair::parse(&texts, &rules));
+            let mut desired = desired();
+            if opaque {
+                desired.target.kind = crate::crd::SecretType::Opaque;
+                desired.target.keys.certificate = "crt".into();
+                desired.target.keys.combined = combined.then(|| "all".into());
+            }
+            let source =
+                Source::Read { version: 2, created_time: WRITTEN.into(), pair: Box::new(pair) };
+            let kind = desired.target.kind.as_str().to_owned();
+            let data = stands.into_iter().map(|(key, value)| (key, Redacted::new(value)));
+            let held = touched(
+                Payload { kind, owned: true, data: data.collect(), ..Payload::default() },
+                false,
+            );
+            let step = step_of(&desired, source, held, &VaultCertSyncStatus::default());
+            let Action::Update { payload, surplus, .. } = step.action else {
+                prop_assert_ne!(step.status.state, CertificateState::Synced);
+                return Ok(());
+            };
+            let text = |key: &str| {
+                String::from_utf8(payload.data[key].expose().clone()).unwrap()
+            };
+            let (certificate, key) = (text(&desired.target.keys.certificate), text("tls.key"));
+            let public = rcgen::PublicKeyData::der_bytes(
+                &rcgen::KeyPair::from_pem(&key).unwrap(),
+            ).to_vec();
+            prop_assert_eq!(key_of(&certificate), public);
+            if let Some(all) = &desired.target.keys.combined {
+                prop_assert_eq!(text(all), format!("{certificate}{key}"));
+            }
+            prop_assert!(surplus.data.iter().all(|key| !payload.data.contains_key(key)));
+        }
+    }
 }

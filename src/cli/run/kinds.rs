@@ -21,6 +21,7 @@ use crate::{
     backend::Backends,
     cert::{
         self, Certs, Memory,
+        accounts::Accounts,
         desired::{backend_name, role_name},
         identity::Identities,
         secrets::Secrets,
@@ -36,7 +37,7 @@ use crate::{
     crd::{VaultAwsBackend, VaultAwsRole, VaultCertSync},
     role::{Roles, Stores},
     telemetry::Metrics,
-    vault::{Observer, session::Sessions},
+    vault::Observer,
 };
 
 /// The tokens this process logged in for.
@@ -78,7 +79,7 @@ pub(super) async fn compose(operator: &mut Operator) -> Result<OpenSessions, Err
         }
         if operator.args.runs(Controller::Sync) {
             let ambient = Ambient::load("us-east-1").await.map_err(Error::Aws)?;
-            let kept = Arc::new(Identities { ambient, sessions: Sessions::new() });
+            let kept = Arc::new(Identities::new(ambient));
             sync(operator, &roles, &backends, &namespaces, &connections, &kept);
             identities = Some(kept);
         }
@@ -170,13 +171,16 @@ fn sync(
     identities: &Arc<Identities>,
 ) {
     let syncs = operator.watch(operator.scope(), |_: &mut VaultCertSync| {});
-    let secrets = Secrets::new(operator.watch(Scope::Namespaces(Vec::new()), cert::secrets::prune));
+    let none = || Scope::Namespaces(Vec::new());
+    let secrets = Secrets::new(operator.watch(none(), cert::secrets::prune));
+    let accounts = Accounts::new(operator.watch(none(), cert::accounts::prune));
     let reconciler = Arc::new(Certs {
         client: operator.clients.requests.clone(),
         backends: backends.store(),
         roles: roles.store(),
         namespaces: namespaces.store(),
         secrets: secrets.clone(),
+        accounts: accounts.clone(),
         connections: Arc::clone(connections),
         identities: Arc::clone(identities),
         metrics: operator.metrics.clone(),
@@ -227,6 +231,7 @@ fn sync(
             by_role.boxed(),
             by_namespace.boxed(),
             secrets.triggers().boxed(),
+            accounts.triggers().boxed(),
         ]);
         controller::run(reconciler, &syncs, woken, shell).await;
     });

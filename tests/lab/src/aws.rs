@@ -89,6 +89,37 @@ impl TrustPolicy {
     }
 }
 
+/// The trust policy of a role for one ServiceAccount, as IRSA has it: `issuer` is the cluster's, a URL.
+pub fn trust_service_account(
+    account: &str,
+    issuer: &str,
+    audience: &str,
+    namespace: &str,
+    name: &str,
+) -> Value {
+    let host = provider(issuer);
+    // The audience of a Kubernetes token is a list.
+    json!({
+        "Version": "2012-10-17",
+        "Statement": [{
+            "Effect": "Allow",
+            "Principal": {"Federated": format!("arn:aws:iam::{account}:oidc-provider/{host}")},
+            "Action": "sts:AssumeRoleWithWebIdentity",
+            "Condition": {
+                "StringEquals": {
+                    format!("{host}:sub"): format!("system:serviceaccount:{namespace}:{name}"),
+                },
+                "ForAnyValue:StringEquals": {format!("{host}:aud"): audience},
+            },
+        }],
+    })
+}
+
+/// What AWS calls an OIDC provider: its URL without the scheme.
+pub(crate) fn provider(issuer: &str) -> &str {
+    issuer.strip_prefix("https://").unwrap_or(issuer).trim_end_matches('/')
+}
+
 /// A policy that allows these actions on everything.
 pub fn allow(actions: &[&str]) -> Value {
     json!({
@@ -177,7 +208,18 @@ impl Aws {
         path: &str,
         trust: &TrustPolicy,
     ) -> Result<String> {
-        let document = trust.document().to_string();
+        self.create_role_trusting(account, name, path, &trust.document()).await
+    }
+
+    /// Creates a role with any trust policy. Returns its arn.
+    pub async fn create_role_trusting(
+        &self,
+        account: &str,
+        name: &str,
+        path: &str,
+        trust: &Value,
+    ) -> Result<String> {
+        let document = trust.to_string();
         let params =
             [("RoleName", name), ("Path", path), ("AssumeRolePolicyDocument", document.as_str())];
         let xml = self.iam(&Keys::root(account), "CreateRole", &params).await?;
@@ -189,6 +231,45 @@ impl Aws {
         let document = trust.document().to_string();
         let params = [("RoleName", name), ("PolicyDocument", document.as_str())];
         self.iam(&Keys::root(account), "UpdateAssumeRolePolicy", &params).await.map(drop)
+    }
+
+    /// Lets roles of an account trust the tokens of an issuer for these audiences, if it does not yet.
+    pub async fn trust_issuer(
+        &self,
+        account: &str,
+        issuer: &str,
+        audiences: &[&str],
+    ) -> Result<()> {
+        let members: Vec<String> =
+            (1..=audiences.len()).map(|number| format!("ClientIDList.member.{number}")).collect();
+        // AWS does not look at it any more, and asks for it all the same.
+        let thumbprint = "0".repeat(40);
+        let mut params = vec![("Url", issuer), ("ThumbprintList.member.1", thumbprint.as_str())];
+        params.extend(members.iter().map(String::as_str).zip(audiences.iter().copied()));
+        match self.iam(&Keys::root(account), "CreateOpenIDConnectProvider", &params).await {
+            Err(Error::Aws { code, .. }) if code == "EntityAlreadyExists" => Ok(()),
+            answer => answer.map(drop),
+        }
+    }
+
+    /// The audiences that an account takes of an issuer; none if it does not know it.
+    pub(crate) async fn audiences(
+        &self,
+        account: &str,
+        issuer: &str,
+    ) -> Result<Option<Vec<String>>> {
+        let arn = format!("arn:aws:iam::{account}:oidc-provider/{}", provider(issuer));
+        let params = [("OpenIDConnectProviderArn", arn.as_str())];
+        match self.iam(&Keys::root(account), "GetOpenIDConnectProvider", &params).await {
+            Ok(xml) => {
+                let list = text(&xml, "ClientIDList").unwrap_or_default();
+                let members = list.split("<member>").skip(1);
+                let members = members.filter_map(|member| member.split("</member>").next());
+                Ok(Some(members.map(str::to_owned).collect()))
+            }
+            Err(Error::Aws { code, .. }) if code == "NoSuchEntity" => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Gives the role one inline policy, named `lab`.

@@ -20,7 +20,7 @@ use crate::{
     ports::Ports,
     server::Server,
     servers::{Layout, Numbers},
-    sts::StsFront,
+    sts::{Issuer, StsFront},
     toolchain::Toolchain,
     vault::Vault,
     web::{self, Trust},
@@ -141,7 +141,14 @@ impl Lab {
             tools,
         };
         layout.create()?;
-        let sts = StsFront::start(layout.ports.sts, layout.aws_url()).await?;
+        let aws = Aws::new(Trust::default().client(REQUEST_LIMIT)?, layout.aws_url());
+        let admin = (pki.certificate(Holder::Admin), pki.key(Holder::Admin));
+        let issuer = Issuer {
+            url: layout.kube_url(),
+            trust: Trust { ca: Some(pki.ca()), identity: Some(admin) },
+        };
+        let upstream = layout.aws_url();
+        let sts = StsFront::start(layout.ports.sts, upstream, aws.clone(), issuer).await?;
         let seen = SeenServer {
             name: "sts-front".to_owned(),
             pid: std::process::id(),
@@ -154,7 +161,6 @@ impl Lab {
         let controller_manager = layout.controller_manager()?;
         let vault_server = layout.vault()?;
         let ministack = layout.ministack();
-        let aws = Aws::new(Trust::default().client(REQUEST_LIMIT)?, layout.aws_url());
 
         let emulator = async {
             if !parts.aws {

@@ -13,8 +13,9 @@
 //! is run, `server` how a process is started and stopped, `keeper` why none is left behind,
 //! `folder` and `ports` how labs keep apart, [`lab`] in which order all this happens, [`detached`]
 //! labs without a test, [`vault`], [`aws`], `kubernetes` and [`sts`] how tests talk to the servers,
-//! [`proxy`] Vault's own proxy, [`installation`] and [`operator`] how the operator is installed and
-//! run, `cargo` how it is built, `audit` what it asked of the servers; [`demo`] tells its story,
+//! `oidc` whose tokens STS believes, [`vending`] an agent that hands out credentials, [`proxy`]
+//! Vault's own proxy, [`installation`] and [`operator`] how the operator is installed and run, `cargo`
+//! how it is built, `audit` what it asked of the servers; [`demo`] tells its story,
 //! [`bench`](mod@bench) measures it.
 
 mod audit;
@@ -31,6 +32,7 @@ pub mod installation;
 mod keeper;
 mod kubernetes;
 pub mod lab;
+mod oidc;
 pub mod operator;
 mod pki;
 mod ports;
@@ -40,6 +42,7 @@ mod servers;
 pub mod sts;
 pub mod toolchain;
 pub mod vault;
+pub mod vending;
 mod web;
 
 pub use aws::{Aws, Keys, Seeds, TrustPolicy, User};
@@ -51,6 +54,7 @@ pub use lab::{Lab, Options, Parts};
 pub use operator::{Component, Operator};
 pub use proxy::VaultProxy;
 pub use server::Server;
-pub use sts::{StsFront, StsRequest};
+pub use sts::{StsFront, StsRequest, Treatment};
 pub use toolchain::Toolchain;
 pub use vault::Vault;
+pub use vending::Vending;

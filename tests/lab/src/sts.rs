@@ -1,5 +1,6 @@
 //! A front of the emulator's STS that refuses what AWS refuses and the emulator does not: a
-//! signature for one region sent to the endpoint of another.
+//! signature for one region sent to the endpoint of another, and a web identity token that is not of
+//! the cluster, not for the account, or expired.
 //!
 //! Vault forwards a login to one STS, its `sts_endpoint`, with the `Host` the client signed. So
 //! the region in the signature and the host must agree, and in AWS a mismatch is the most common
@@ -30,7 +31,12 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::error::{Doing as _, Result};
+use crate::{
+    aws::Aws,
+    error::{Doing as _, Result},
+    oidc::{self, Refusal, Token},
+    web::Trust,
+};
 
 /// How many requests are remembered.
 const REMEMBERED: usize = 2000;
@@ -69,13 +75,36 @@ pub struct StsFront {
 struct Shared {
     upstream: String,
     http: reqwest::Client,
+    /// To ask which issuers an account trusts.
+    aws: Aws,
+    issuer: Issuer,
     state: Mutex<State>,
+}
+
+/// Whose tokens are believed.
+#[derive(Debug)]
+pub(crate) struct Issuer {
+    /// The API server's URL.
+    pub(crate) url: String,
+    /// How it is asked for its keys.
+    pub(crate) trust: Trust,
+}
+
+/// How the front treats requests about some roles.
+#[derive(Clone, Debug)]
+pub enum Treatment {
+    /// Answers so, for example 400 `Throttling`.
+    Refuse(u16, &'static str),
+    /// Takes this long before it does anything.
+    Delay(Duration),
 }
 
 #[derive(Debug, Default)]
 struct State {
     requests: VecDeque<StsRequest>,
     fault: Option<(StatusCode, String)>,
+    /// By a part of the role's ARN.
+    treatments: Vec<(String, Treatment)>,
 }
 
 impl Shared {
@@ -84,14 +113,26 @@ impl Shared {
     }
 }
 
+impl State {
+    fn treatment(&self, role: &str) -> Option<Treatment> {
+        let mut all = self.treatments.iter();
+        all.find(|(part, _)| role.contains(part.as_str())).map(|(_, treatment)| treatment.clone())
+    }
+}
+
 impl StsFront {
     /// Listens on 127.0.0.1 and forwards to `upstream`, a URL without slash at the end.
-    pub(crate) async fn start(port: u16, upstream: String) -> Result<Self> {
+    pub(crate) async fn start(
+        port: u16,
+        upstream: String,
+        aws: Aws,
+        issuer: Issuer,
+    ) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let listener =
             TcpListener::bind(address).await.doing(|| format!("listening on {address} for STS"))?;
-        let http = crate::web::Trust::default().client(Duration::from_secs(60))?;
-        let shared = Arc::new(Shared { upstream, http, state: Mutex::default() });
+        let http = Trust::default().client(Duration::from_secs(60))?;
+        let shared = Arc::new(Shared { upstream, http, aws, issuer, state: Mutex::default() });
         let (wanted, wish) = watch::channel(true);
         let (report, listening) = watch::channel(true);
         let task = tokio::spawn(serve(listener, address, wish, report, Arc::clone(&shared)));
@@ -129,6 +170,17 @@ impl StsFront {
     /// Ends [`StsFront::answer_with`].
     pub fn answer_normally(&self) {
         self.shared.state().fault = None;
+    }
+
+    /// Treats requests to assume roles whose ARN holds this text so, until [`StsFront::treat_well`].
+    pub fn treat(&self, role: &str, treatment: Treatment) {
+        self.treat_well(role);
+        self.shared.state().treatments.push((role.to_owned(), treatment));
+    }
+
+    /// Ends [`StsFront::treat`].
+    pub fn treat_well(&self, role: &str) {
+        self.shared.state().treatments.retain(|(part, _)| part != role);
     }
 
     /// Drops all connections and refuses new ones. Returns when the port is closed.
@@ -219,26 +271,66 @@ async fn answer(
     let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).map(without_port);
     let host = host.unwrap_or_default();
     let (access_key, region) = scope(&parts).unwrap_or_default();
-    let fault = shared.state().fault.clone();
+    let form = String::from_utf8_lossy(&body);
+    let parameter = |name| {
+        parameter(&form, name)
+            .or_else(|| parameter(parts.uri.query().unwrap_or_default(), name))
+            .unwrap_or_default()
+    };
+    let (action, role) = (parameter("Action"), parameter("RoleArn"));
+    let treatment = shared.state().treatment(&role);
+    let mut fault = shared.state().fault.clone();
+    match treatment {
+        Some(Treatment::Refuse(status, code)) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+            fault = Some((status, code.to_owned()));
+        }
+        Some(Treatment::Delay(delay)) => tokio::time::sleep(delay).await,
+        None => {}
+    }
     let response = if let Some((status, code)) = fault {
         refusal(status, &code, "The lab was told to answer so.")
     } else if !region.is_empty() && region_of(&host) != Some(region.as_str()) {
         let message = format!("Credential should be scoped to a valid region, not '{region}'.");
         refusal(StatusCode::FORBIDDEN, "SignatureDoesNotMatch", &message)
+    } else if action == "AssumeRoleWithWebIdentity" {
+        match believe(shared, &role, &parameter("WebIdentityToken")).await {
+            Ok(Ok(())) => forward(shared, &parts, body.clone()).await,
+            Ok(Err(Refusal { code, message })) => refusal(StatusCode::BAD_REQUEST, code, &message),
+            Err(error) => refusal(StatusCode::BAD_REQUEST, "IDPCommunicationError", &error.story()),
+        }
     } else {
         forward(shared, &parts, body.clone()).await
     };
-    let action = parameter(&String::from_utf8_lossy(&body), "Action")
-        .or_else(|| parameter(parts.uri.query().unwrap_or_default(), "Action"))
-        .unwrap_or_default();
-    let role = parameter(&String::from_utf8_lossy(&body), "RoleArn").unwrap_or_default();
     let status = response.status().as_u16();
     let mut state = shared.state();
     if state.requests.len() == REMEMBERED {
         state.requests.pop_front();
     }
-    state.requests.push_back(StsRequest { time, action, role, access_key, host, region, status });
+    state.requests.push_back(StsRequest { time, action, access_key, role, host, region, status });
     Ok(response)
+}
+
+/// What AWS finds out about a token before it looks at the role.
+async fn believe(shared: &Shared, role: &str, token: &str) -> Result<Result<(), Refusal>> {
+    let parsed = match Token::parse(token) {
+        Ok(parsed) => parsed,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let issuer = &shared.issuer;
+    let account = role.split(':').nth(4).unwrap_or_default();
+    let known = match parsed.issuer() == issuer.url {
+        true => shared.aws.audiences(account, &issuer.url).await?,
+        false => None,
+    };
+    let Some(audiences) = known else { return Ok(Err(oidc::unknown_issuer(parsed.issuer()))) };
+    let url = format!("{}/openid/v1/jwks", issuer.url);
+    let doing = || format!("asking {url} for keys");
+    let client = issuer.trust.client(Duration::from_secs(10))?;
+    let answer = client.get(&url).send().await.doing(doing)?;
+    let answer = answer.error_for_status().doing(doing)?.bytes().await.doing(doing)?;
+    let keys = serde_json::from_slice(&answer).map_err(std::io::Error::other).doing(doing)?;
+    Ok(parsed.verify(&keys, &audiences, Timestamp::now()))
 }
 
 /// The same request to the emulator. `Host` stays, as the signature covers it.
@@ -320,16 +412,30 @@ fn scope(parts: &Parts) -> Option<(String, String)> {
     Some((access_key.to_owned(), region.to_owned()))
 }
 
-/// A form parameter; only the escapes that credential scopes and ARNs have are undone.
+/// A form parameter.
 fn parameter(form: &str, name: &str) -> Option<String> {
-    form.split('&').filter_map(|pair| pair.split_once('=')).find(|(found, _)| *found == name).map(
-        |(_, value)| {
-            let escapes = [("%2F", "/"), ("%2f", "/"), ("%3A", ":"), ("%3a", ":")];
-            escapes
-                .iter()
-                .fold(value.to_owned(), |text, (escape, plain)| text.replace(escape, plain))
-        },
-    )
+    form.split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(found, _)| *found == name)
+        .map(|(_, value)| decode(value))
+}
+
+/// Undoes percent-encoding; what is none stays.
+fn decode(text: &str) -> String {
+    let mut bytes = text.as_bytes().iter();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(&byte) = bytes.next() {
+        let rest = bytes.as_slice();
+        let code = rest.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+        match code.and_then(|two| u8::from_str_radix(two, 16).ok()) {
+            Some(code) if byte == b'%' => {
+                decoded.push(code);
+                bytes.nth(1);
+            }
+            _ => decoded.push(if byte == b'+' { b' ' } else { byte }),
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 #[cfg(test)]
@@ -377,9 +483,11 @@ mod tests {
     }
 
     #[test]
-    fn the_role_to_be_assumed_is_read_from_the_form() {
-        let form = "Action=AssumeRole&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fweb&Version=1";
+    fn a_parameter_is_decoded() {
+        let form = "Action=X&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fweb&Name=a+b%2&Empty=";
         assert_eq!(parameter(form, "RoleArn").as_deref(), Some("arn:aws:iam::1:role/web"));
-        assert_eq!(parameter(form, "Token"), None);
+        assert_eq!(parameter(form, "Name").as_deref(), Some("a b%2"));
+        assert_eq!(parameter(form, "Empty").as_deref(), Some(""));
+        assert_eq!(parameter(form, "Other"), None);
     }
 }
