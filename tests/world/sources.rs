@@ -86,6 +86,7 @@ async fn a_pinned_version_is_delivered_until_it_is_pinned_no_longer(world: World
     };
     pinned(1).apply().await;
     world.delivered("web-tls", &first).await;
+    world.certificate_becomes("web", "tls", "Synced", None).await;
     assert_eq!(world.certificate("web", "tls").await.and_then(|one| one.version), Some(1));
     pinned(9).apply().await;
     world.certificate_becomes("web", "tls", "Kept", Some("VersionNotFound")).await;
