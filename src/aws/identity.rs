@@ -463,6 +463,9 @@ pub(super) fn not_provided(error: &CredentialsError) -> Error {
                 if said.contains("Throttling") {
                     return Error::Throttled;
                 }
+                if ["InvalidIdentityToken", "ExpiredToken"].iter().any(|code| said.contains(code)) {
+                    return Error::ExpiredToken { text };
+                }
                 cause = inner.source();
             }
             Error::Unreachable { text }

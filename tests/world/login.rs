@@ -8,7 +8,6 @@ use std::{
     process::{Command, Output},
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use vault_aws_lab::{Keys, aws};
 
@@ -181,19 +180,17 @@ async fn an_assumed_role_a_user_and_a_web_identity_get_their_own_directory_and_n
     assert_eq!((ran.code, &*ran.stdout), (Some(0), ACCOUNT), "{}", ran.stderr);
 }
 
-/// A role that a token of an OIDC provider may assume, found by the variables that EKS sets.
+/// A role that a ServiceAccount of this world may assume with a token of the cluster, as on EKS.
 async fn web_identity(world: &World, policy: &str) -> Person {
-    const PROVIDER: &str = "oidc.example.com";
-    let name = world.iam_role("federated");
-    let trust = json!({"Version": "2012-10-17", "Statement": [{
-        "Effect": "Allow",
-        "Principal": {"Federated": format!("arn:aws:iam::{ACCOUNT}:oidc-provider/{PROVIDER}")},
-        "Action": "sts:AssumeRoleWithWebIdentity",
-    }]});
-    let trust = trust.to_string();
-    let params = [("RoleName", name.as_str()), ("AssumeRolePolicyDocument", trust.as_str())];
-    let aws = &world.stage.lab.aws;
-    aws.iam(&Keys::root(ACCOUNT), "CreateRole", &params).await.expect("an IAM role");
+    const AUDIENCE: &str = "sts.amazonaws.com";
+    let (lab, name) = (&world.stage.lab, world.iam_role("federated"));
+    let issuer = lab.kube_url();
+    lab.aws.trust_issuer(ACCOUNT, &issuer, &[AUDIENCE]).await.expect("a provider");
+    let trust = aws::trust_service_account(ACCOUNT, &issuer, AUDIENCE, &world.id, "pod");
+    lab.aws.create_role_trusting(ACCOUNT, &name, "/", &trust).await.expect("an IAM role");
+    world.apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: pod}}").await;
+    let token = lab.service_account_token(&world.id, "pod", &[AUDIENCE], 600).await;
+    let token = token.expect("a token");
     let role = json!({
         "auth_type": "iam",
         "bound_iam_principal_arn": world.iam_arn(ACCOUNT, "federated"),
@@ -203,9 +200,6 @@ async fn web_identity(world: &World, policy: &str) -> Person {
     world.write(&format!("auth/{}/role/{name}", world.auth_mount()), role).await;
 
     let person = Person::new(world, "federated", None);
-    let claims = json!({"iss": format!("https://{PROVIDER}"), "sub": "pod", "aud": "sts"});
-    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let token = format!("{}.{}.c2ln", part(json!({"alg": "RS256"})), part(claims));
     fs::write(person.home.join("token"), token).expect("a file");
     let config = format!(
         "[default]\nrole_arn = {}\nweb_identity_token_file = {}\nrole_session_name = pod\n",
