@@ -342,7 +342,10 @@ async fn the_operators_own_identity_is_asked_for_ahead_of_its_end_and_once_for_a
     let first = session(&world).await;
     let vending = Vending::start(first.clone(), AHEAD + FRESH).await.expect("an endpoint");
     let binary = Path::new(env!("CARGO_BIN_EXE_vault-aws"));
-    let started = Operator::start_with(&stage.lab, Component::Syncer, binary, &vending.env()).await;
+    // For this world alone: syncs of others would ask for credentials too.
+    let mut env = vending.env();
+    env.push(("VAULT_AWS_NAMESPACES", &world.id));
+    let started = Operator::start_with(&stage.lab, Component::Syncer, binary, &env).await;
     let syncer = started.expect("another syncer");
     syncer.ready(PATIENCE).await.expect("it is ready");
 
