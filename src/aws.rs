@@ -6,6 +6,7 @@
 
 pub(crate) mod http;
 pub mod identity;
+pub mod person;
 pub mod signing;
 pub mod text;
 pub mod throttle;

@@ -1,6 +1,13 @@
 //! Every flag, environment variable and help text. No behaviour: each command has a file.
 
-use std::{ffi::OsString, io::Write, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    borrow::Cow,
+    ffi::OsString,
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
@@ -13,6 +20,9 @@ use vault_environment::{VaultFlags, parse_bool};
 
 pub mod crd;
 pub mod credential_process;
+pub mod doctor;
+pub mod login;
+pub mod manual;
 pub mod run;
 pub mod token_store;
 pub mod vault_environment;
@@ -24,7 +34,9 @@ pub mod vault_environment;
 Examples:
   vault-aws crd | kubectl apply --server-side -f -    install the three kinds
   vault-aws run                                       run the operator with the current kubeconfig
-  vault-aws run --controllers sync --namespaces a,b   deliver certificates in two namespaces only")]
+  vault-aws run --controllers sync --namespaces a,b   deliver certificates in two namespaces only
+  vault-aws login --role web                          a Vault token for the AWS identity in use
+  vault-aws doctor vaultcertsync/web -n team-a        why a certificate is not delivered")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -44,6 +56,31 @@ Example:
     /// Print AWS credentials that Vault's AWS secrets engine makes, for `credential_process` in
     /// ~/.aws/config
     CredentialProcess(Box<CredentialProcessArgs>),
+    /// Log in to Vault with an AWS identity, as `vault login -method=aws` does it
+    Login(Box<login::LoginArgs>),
+    /// Find the first broken link between an AWS identity and its certificates, with its cure
+    Doctor(Box<doctor::DoctorArgs>),
+    /// Print the script that makes a shell complete this command line
+    #[command(after_help = "\
+Examples:
+  source <(vault-aws completions bash)
+  vault-aws completions zsh > ~/.zfunc/_vault-aws
+  vault-aws completions fish > ~/.config/fish/completions/vault-aws.fish")]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write those of all commands into a folder
+    #[command(after_help = "\
+Examples:
+  vault-aws man | man -l -
+  vault-aws man /usr/local/share/man/man1")]
+    Man {
+        /// Folder that gets one page for each command
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// The names under which the program is `credential-process` and nothing else, so that an
@@ -296,23 +333,31 @@ pub enum Error {
     Crd(#[from] crd::Error),
     /// `credential-process`
     CredentialProcess(#[from] credential_process::Error),
+    /// `login`
+    Login(#[from] login::Error),
+    /// `doctor`
+    Doctor(#[from] doctor::Error),
+    /// `man`, `completions`
+    Manual(#[from] manual::Error),
 }
 
 impl Error {
     /// What to do about it, if that is not plain.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
         match self {
-            Self::Run(error) => error.hint(),
+            Self::Run(error) => error.hint().map(Cow::Borrowed),
+            Self::Login(error) => error.hint().map(Cow::Owned),
             // Programs show what they find on stderr: one line, advice included.
-            Self::Crd(_) | Self::CredentialProcess(_) => None,
+            Self::Crd(_) | Self::CredentialProcess(_) | Self::Doctor(_) | Self::Manual(_) => None,
         }
     }
 
     /// The exit code: 2 where Vault is at fault and a caller can tell, as `vault` does; else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Run(_) | Self::Crd(_) => 1,
+            Self::Run(_) | Self::Crd(_) | Self::Doctor(_) | Self::Manual(_) => 1,
             Self::CredentialProcess(error) => error.exit_code(),
+            Self::Login(error) => error.exit_code(),
         }
     }
 }
@@ -324,6 +369,10 @@ impl Cli {
             Command::Run(args) => Ok(run::run(*args)?),
             Command::Crd => Ok(crd::print(stdout)?),
             Command::CredentialProcess(args) => Ok(credential_process::run(*args, stdout)?),
+            Command::Login(args) => Ok(login::run(&args, stdout)?),
+            Command::Doctor(args) => Ok(doctor::run(&args, stdout)?),
+            Command::Completions { shell } => Ok(manual::completions(shell, stdout)?),
+            Command::Man { dir } => Ok(manual::man(dir.as_deref(), stdout)?),
         }
     }
 }

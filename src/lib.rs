@@ -61,6 +61,7 @@ pub mod connection;
 pub mod controller;
 pub mod crd;
 pub mod credentials;
+pub mod doctor;
 pub mod fault;
 pub mod naming;
 pub mod redacted;

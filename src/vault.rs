@@ -688,6 +688,16 @@ impl Answer {
         }
     }
 
+    /// How the server's audit log knows this request; empty where that cannot be read.
+    pub(crate) fn request_id(&self) -> String {
+        #[derive(Deserialize)]
+        struct Id {
+            #[serde(default, deserialize_with = "wire::or_default")]
+            request_id: String,
+        }
+        serde_json::from_slice::<Id>(&self.body).map(|id| id.request_id).unwrap_or_default()
+    }
+
     /// Vault's warnings; none for an answer without a body.
     pub(crate) fn warnings(&self) -> Vec<String> {
         serde_json::from_slice::<Warnings>(&self.body)

@@ -411,7 +411,7 @@ fn refused<E: ProvideErrorMetadata + std::error::Error + 'static>(
 }
 
 /// What a code of STS means; codes and texts are those of the STS API reference.
-fn judge(code: &str, message: &str) -> Error {
+pub(super) fn judge(code: &str, message: &str) -> Error {
     let text = || match (code, clean(message)) {
         ("", message) => message,
         (code, message) if message.is_empty() => clean(code),
@@ -441,7 +441,7 @@ fn judge(code: &str, message: &str) -> Error {
 }
 
 /// What it means that the chain of providers gave nothing.
-fn not_provided(error: &CredentialsError) -> Error {
+pub(super) fn not_provided(error: &CredentialsError) -> Error {
     let text = innermost(error);
     match error {
         CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => {
@@ -471,7 +471,7 @@ fn not_provided(error: &CredentialsError) -> Error {
 }
 
 /// The text of the innermost cause, which is where the SDK puts what happened.
-fn innermost(error: &dyn std::error::Error) -> String {
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -84,6 +84,20 @@ pub enum SigningError {
         /// As it was given, shortened.
         endpoint: String,
     },
+    /// Endpoint and region do not fit together: every login would be refused.
+    #[error(
+        "the region is `{region}`, but the STS endpoint is that of `{endpoint}`: AWS takes a signature \
+         for the endpoint's own region only"
+    )]
+    RegionOfEndpoint {
+        /// As it was given, shortened.
+        region: String,
+        /// Which the endpoint's name holds.
+        endpoint: String,
+    },
+    /// The name of the endpoint does not tell its region.
+    #[error("the name of the STS endpoint does not tell its region: give the region too")]
+    EndpointWithoutRegion,
     /// The server ID does not fit into a header.
     #[error("the Vault server ID holds characters that no header can carry")]
     ServerId,
@@ -98,7 +112,9 @@ pub enum SigningError {
 impl Fault for SigningError {
     fn reason(&self) -> &'static str {
         match self {
-            Self::Region { .. } => "RegionInvalid",
+            Self::Region { .. } | Self::RegionOfEndpoint { .. } | Self::EndpointWithoutRegion => {
+                "RegionInvalid"
+            }
             Self::Endpoint { .. } => "EndpointInvalid",
             Self::ServerId => "ServerIdInvalid",
             Self::Signer { .. } => "AwsError",
@@ -155,6 +171,75 @@ pub fn sts_url(region: &str, endpoint: Option<&str>) -> Result<String, SigningEr
     }
 }
 
+/// The STS to which a request is addressed, and the region for which it is signed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StsTarget {
+    region: String,
+    host: String,
+}
+
+impl StsTarget {
+    /// The STS that [`sts_host`] names for the region.
+    pub fn of_region(region: &str) -> Result<Self, SigningError> {
+        Ok(Self { region: region.to_owned(), host: sts_host(region)? })
+    }
+
+    /// Another endpoint of STS: FIPS, a VPC endpoint, another partition. `https://host[:port]`, or the
+    /// host alone. `region` may be left out where the host names it.
+    pub fn at(endpoint: &str, region: Option<&str>) -> Result<Self, SigningError> {
+        let endpoint = endpoint.trim();
+        let address = match endpoint.contains("://") {
+            true => endpoint.to_ascii_lowercase(),
+            false => format!("https://{}", endpoint.to_ascii_lowercase()),
+        };
+        // Whatever the region: here it is about the form.
+        let url = sts_url("us-east-1", Some(&address))?;
+        let host = url.split("://").nth(1).unwrap_or_default().trim_end_matches('/');
+        // Signed as SDKs and servers write it: without the port that https has anyway.
+        let host = host.strip_suffix(":443").unwrap_or(host).to_owned();
+        let named = region_of_host(&host);
+        let region = match (region, named) {
+            (Some(region), Some(named)) if region != named => {
+                return Err(SigningError::RegionOfEndpoint {
+                    region: region.chars().take(40).collect(),
+                    endpoint: named.to_owned(),
+                });
+            }
+            (Some(region), _) => region.to_owned(),
+            (None, Some(named)) => named.to_owned(),
+            (None, None) => return Err(SigningError::EndpointWithoutRegion),
+        };
+        if !is_region(&region) {
+            return Err(SigningError::Region { region: region.chars().take(40).collect() });
+        }
+        Ok(Self { region, host })
+    }
+
+    /// For which the request is signed.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// Whose name is signed: `sts.eu-west-1.amazonaws.com`.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+}
+
+/// The region whose STS has this name: `us-east-1` for the global one. `None` if the name does not
+/// tell.
+pub fn region_of_host(host: &str) -> Option<&str> {
+    let host = host.split(':').next().unwrap_or(host);
+    let name = host.strip_suffix(".amazonaws.com.cn").or(host.strip_suffix(".amazonaws.com"))?;
+    let name = name.strip_suffix(".vpce").unwrap_or(name);
+    if name == "sts" {
+        return Some("us-east-1");
+    }
+    let mut labels = name.rsplit('.');
+    let region = labels.next().filter(|region| is_region(region))?;
+    labels.next().is_some_and(|label| matches!(label, "sts" | "sts-fips")).then_some(region)
+}
+
 /// Signs a `GetCallerIdentity` for `region` at `now`. `server_id` is what the mount's
 /// `iam_server_id_header_value` demands; signed along, it ties the request to one Vault.
 pub fn get_caller_identity(
@@ -175,6 +260,27 @@ pub fn get_caller_identity_at(
     now: Timestamp,
 ) -> Result<SignedRequest, SigningError> {
     let url = sts_url(region, endpoint)?;
+    signed_request(credentials, region, url, server_id, now)
+}
+
+/// The same for a target that was checked before.
+pub fn get_caller_identity_for(
+    credentials: &Credentials,
+    target: &StsTarget,
+    server_id: Option<&str>,
+    now: Timestamp,
+) -> Result<SignedRequest, SigningError> {
+    let url = format!("https://{}/", target.host);
+    signed_request(credentials, &target.region, url, server_id, now)
+}
+
+fn signed_request(
+    credentials: &Credentials,
+    region: &str,
+    url: String,
+    server_id: Option<&str>,
+    now: Timestamp,
+) -> Result<SignedRequest, SigningError> {
     if server_id.is_some_and(|id| id.trim() != id || id.bytes().any(|c| !(0x20..0x7f).contains(&c)))
     {
         return Err(SigningError::ServerId);
@@ -362,6 +468,44 @@ mod tests {
             ("cn-north-1", "sts.cn-north-1.amazonaws.com.cn"),
         ] {
             assert_eq!(sts_host(region).unwrap(), host);
+        }
+    }
+
+    #[test]
+    fn an_endpoint_tells_its_region() {
+        for (endpoint, region) in [
+            ("https://sts.amazonaws.com", "us-east-1"),
+            ("https://sts.eu-west-1.amazonaws.com/", "eu-west-1"),
+            ("sts-fips.us-west-2.amazonaws.com:443", "us-west-2"),
+            ("https://vpce-0a-1b.sts.eu-west-1.vpce.amazonaws.com", "eu-west-1"),
+            ("https://sts.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+        ] {
+            let target = StsTarget::at(endpoint, None).unwrap();
+            assert_eq!(target.region(), region, "{endpoint}");
+            assert!(!target.host().contains(['/', ':']), "{endpoint}");
+        }
+        assert_eq!(
+            StsTarget::at("https://sts.internal", None).unwrap_err(),
+            SigningError::EndpointWithoutRegion
+        );
+        assert_eq!(
+            StsTarget::at("sts.internal", Some("eu-west-1")).unwrap().host(),
+            "sts.internal"
+        );
+    }
+
+    #[test]
+    fn an_endpoint_of_another_region_names_both() {
+        let error = StsTarget::at("https://sts.eu-west-1.amazonaws.com", Some("us-east-1"));
+        let said = error.unwrap_err().to_string();
+        assert!(said.contains("`us-east-1`") && said.contains("`eu-west-1`"), "{said}");
+    }
+
+    #[test]
+    fn what_is_no_endpoint_is_refused() {
+        for endpoint in ["", "http://sts.amazonaws.com", "https://a/b", "a b", "user@host", "a?b"] {
+            let error = StsTarget::at(endpoint, Some("us-east-1")).unwrap_err();
+            assert!(matches!(error, SigningError::Endpoint { .. }), "{endpoint}");
         }
     }
 

@@ -15,7 +15,7 @@ const SOON: SignedDuration = SignedDuration::from_hours(21 * 24);
 const MISSED: i32 = 3;
 /// Between two tries of a sync that never delivered anything. It does not grow: when STS is back,
 /// nobody tells; and a broken identity costs one login for all that share it, with a pause of its own.
-const IMPATIENCE: Duration = Duration::from_secs(15);
+const IMPATIENCE: Duration = Duration::from_secs(5);
 /// The second look at an entry that is gone comes after this.
 const CONFIRMATION: Duration = Duration::from_secs(10);
 /// Near its end a certificate is looked at no more often than this.

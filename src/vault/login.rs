@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustify_derive::Endpoint;
 use serde::Deserialize;
 use vaultrs::api::auth::{
     aws::requests::IamLoginRequest, kubernetes::requests::LoginWithKubernetesRequest,
 };
 
 use super::{
-    Caller, Client, Operation,
+    Answer, Caller, Client, Operation,
     error::{Cause, Error},
     mount_path, wire,
 };
@@ -101,6 +102,72 @@ impl Fault for Mismatch {
     }
 }
 
+/// What people are shown of a login, beyond what programs need.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    /// The login.
+    pub login: Login,
+    /// The policies of the token itself.
+    pub token_policies: Vec<String>,
+    /// Those that its identity adds.
+    pub identity_policies: Vec<String>,
+    /// The identity entity; empty if there is none.
+    pub entity_id: String,
+    /// Whether the token outlives the one that made it.
+    pub orphan: bool,
+    /// The request, as the server's audit log knows it.
+    pub request_id: String,
+    /// Vault's warnings.
+    pub warnings: Vec<String>,
+}
+
+/// A second factor that the login needs (`mfa_requirement`), to be given at `sys/mfa/validate`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+pub struct MfaRequirement {
+    /// Names this login there.
+    #[serde(default, deserialize_with = "wire::or_default")]
+    pub mfa_request_id: String,
+    /// By name of the enforcement: one method of each is needed.
+    #[serde(default, deserialize_with = "wire::or_default")]
+    mfa_constraints: BTreeMap<String, MfaConstraint>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+struct MfaConstraint {
+    #[serde(default, deserialize_with = "wire::or_default")]
+    any: Vec<MfaMethod>,
+}
+
+/// A way to give a second factor.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+pub struct MfaMethod {
+    /// `totp`, `duo`, `okta` or `pingid`.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// Its name at `sys/mfa/validate`.
+    #[serde(default)]
+    pub id: String,
+    /// Whether a passcode is to be typed.
+    #[serde(default)]
+    pub uses_passcode: bool,
+}
+
+impl MfaRequirement {
+    /// All methods that were named.
+    pub fn methods(&self) -> impl Iterator<Item = &MfaMethod> {
+        self.mfa_constraints.values().flat_map(|constraint| &constraint.any)
+    }
+}
+
+/// What a person's login came to.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// A token.
+    Granted(Box<Granted>),
+    /// Not yet a token: a second factor is wanted.
+    MfaRequired(MfaRequirement),
+}
+
 /// `auth` as it stands in an answer: Vault leaves `token_policies` out when there are none.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Auth {
@@ -124,8 +191,12 @@ pub(crate) struct Auth {
     token_type: String,
     #[serde(default, deserialize_with = "wire::or_default")]
     num_uses: u64,
+    #[serde(default, deserialize_with = "wire::or_default")]
+    entity_id: String,
+    #[serde(default, deserialize_with = "wire::or_default")]
+    orphan: bool,
     #[serde(default)]
-    mfa_requirement: Option<serde::de::IgnoredAny>,
+    mfa_requirement: Option<MfaRequirement>,
 }
 
 impl Auth {
@@ -165,15 +236,26 @@ pub async fn iam(
     role: Option<&str>,
     request: &SignedRequest,
 ) -> Result<Login, Error> {
+    finish(send_iam(client, mount, role, request).await?)
+}
+
+/// As [`iam`], with all that people are shown.
+pub async fn iam_of_person(
+    client: &Client,
+    mount: &str,
+    role: Option<&str>,
+    request: &SignedRequest,
+) -> Result<Outcome, Error> {
+    outcome(send_iam(client, mount, role, request).await?)
+}
+
+async fn send_iam(
+    client: &Client,
+    mount: &str,
+    role: Option<&str>,
+    request: &SignedRequest,
+) -> Result<Answer, Error> {
     let mount = mount_path(mount);
-    let operation = Operation::new(
-        "login_aws",
-        match role {
-            Some(role) => format!("logging in as role `{role}` at auth/{mount}"),
-            None => format!("logging in at auth/{mount}"),
-        },
-    )
-    .asking_aws();
     let endpoint = IamLoginRequest {
         mount: mount.to_owned(),
         role: role.map(str::to_owned),
@@ -182,7 +264,47 @@ pub async fn iam(
         iam_request_body: STANDARD.encode(request.body()),
         iam_request_headers: STANDARD.encode(request.headers_json().expose()),
     };
-    finish(client.send(&operation, &endpoint).await?)
+    client.send(&operation("login_aws", mount, role), &endpoint).await
+}
+
+fn operation(label: &'static str, mount: &str, role: Option<&str>) -> Operation {
+    let text = match role {
+        Some(role) => format!("logging in as role `{role}` at auth/{mount}"),
+        None => format!("logging in at auth/{mount}"),
+    };
+    Operation::new(label, text).asking_aws()
+}
+
+// vaultrs' own struct knows identity and signature only.
+#[derive(Endpoint)]
+#[endpoint(path = "auth/{self.mount}/login", method = "POST")]
+struct Ec2Login {
+    #[endpoint(skip)]
+    mount: String,
+    role: Option<String>,
+    pkcs7: String,
+    nonce: String,
+}
+
+/// Logs an EC2 instance in with its signed identity document (`POST auth/<mount>/login`).
+///
+/// `pkcs7` is what the instance metadata service says; line breaks are left out. The first login of an
+/// instance fixes its `nonce`: later ones must give the same, so it has to be kept before it is used.
+pub async fn ec2_of_person(
+    client: &Client,
+    mount: &str,
+    role: Option<&str>,
+    pkcs7: &str,
+    nonce: &Redacted<String>,
+) -> Result<Outcome, Error> {
+    let mount = mount_path(mount);
+    let endpoint = Ec2Login {
+        mount: mount.to_owned(),
+        role: role.map(str::to_owned),
+        pkcs7: pkcs7.split_whitespace().collect(),
+        nonce: nonce.expose().clone(),
+    };
+    outcome(client.send(&operation("login_ec2", mount, role), &endpoint).await?)
 }
 
 /// Logs in with a token of Kubernetes or OIDC (`POST auth/<mount>/login`): `kubernetes` and `jwt`
@@ -204,7 +326,30 @@ pub async fn jwt(
     finish(client.send(&operation, &endpoint).await?)
 }
 
-fn finish(answer: super::Answer) -> Result<Login, Error> {
+fn outcome(answer: Answer) -> Result<Outcome, Error> {
+    let answer = answer.existing()?;
+    let auth = answer.auth()?;
+    if let Some(wanted) = auth.mfa_requirement.clone()
+        && auth.client_token.as_ref().is_none_or(|token| token.expose().is_empty())
+    {
+        return Ok(Outcome::MfaRequired(wanted));
+    }
+    let (token_policies, identity_policies) =
+        (auth.token_policies.clone(), auth.identity_policies.clone());
+    let (entity_id, orphan) = (auth.entity_id.clone(), auth.orphan);
+    let login = auth.login().map_err(|cause| answer.failed(cause))?;
+    Ok(Outcome::Granted(Box::new(Granted {
+        login,
+        token_policies,
+        identity_policies,
+        entity_id,
+        orphan,
+        request_id: answer.request_id(),
+        warnings: answer.warnings(),
+    })))
+}
+
+fn finish(answer: Answer) -> Result<Login, Error> {
     let answer = answer.existing()?;
     let auth = answer.auth()?;
     auth.login().map_err(|cause| answer.failed(cause))
@@ -237,6 +382,19 @@ mod tests {
             "mfa_requirement":{"mfa_request_id":"1"}}"#;
         assert_eq!(login(text).unwrap_err(), Cause::MfaRequired);
         assert!(matches!(login("{}").unwrap_err(), Cause::Malformed { .. }));
+    }
+
+    #[test]
+    fn a_second_factor_is_named() {
+        let auth: Auth = serde_json::from_str(
+            r#"{"client_token":"","mfa_requirement":{"mfa_request_id":"r1","mfa_constraints":{
+                "all":{"any":[{"type":"totp","id":"m1","uses_passcode":true}]}}}}"#,
+        )
+        .unwrap();
+        let wanted = auth.mfa_requirement.unwrap();
+        assert_eq!(wanted.mfa_request_id, "r1");
+        let methods: Vec<_> = wanted.methods().map(|method| method.kind.as_str()).collect();
+        assert_eq!(methods, ["totp"]);
     }
 
     #[test]

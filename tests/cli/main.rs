@@ -2,4 +2,5 @@
 //! No server is needed here; what needs one is in `tests/world`.
 
 mod credential_process;
+mod login;
 mod program;

@@ -36,9 +36,11 @@ mod certificates;
 mod credential_process;
 mod deletion;
 mod delivery;
+mod doctor;
 mod entries;
 mod identities;
 mod leaks;
+mod login;
 mod main_line;
 mod manifest;
 mod order;
@@ -80,6 +82,8 @@ fn tests() -> Vec<Test> {
         entries::tests(),
         refusals::tests(),
         credential_process::tests(),
+        login::tests(),
+        doctor::tests(),
     ]
     .concat()
 }
@@ -92,6 +96,7 @@ fn outage_tests() -> Vec<Test> {
         identities::outage_tests(),
         sessions::outage_tests(),
         credential_process::outage_tests(),
+        doctor::outage_tests(),
     ]
     .concat()
 }

@@ -98,7 +98,9 @@ async fn a_token_is_renewed_in_the_second_half_of_its_life(world: World) {
     assert_eq!((logins(&world, mark), renewals(&world, mark)), (1, 1));
     sleep(DEAD - OLD).await;
     look(&world, "web").await;
-    assert_eq!((logins(&world, mark), renewals(&world, mark)), (1, 1));
+    // Without the renewal it would be dead by now. On a slow machine it may be due for another.
+    assert_eq!(logins(&world, mark), 1);
+    assert!(renewals(&world, mark) >= 1);
 }
 
 async fn a_renewal_that_is_refused_is_a_login(world: World) {

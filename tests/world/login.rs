@@ -1,0 +1,341 @@
+//! `login` as a person runs it: with each kind of AWS identity, beside `vault login -method=aws` of
+//! the real binary, and refused in each way that the lab can provoke.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+use vault_aws_lab::{Keys, aws};
+
+use crate::{
+    certificates::Authority,
+    world::{ACCOUNT, World},
+};
+
+tests![
+    an_assumed_role_a_user_and_a_web_identity_get_their_own_directory_and_no_other,
+    the_same_inputs_give_what_vault_gives,
+    each_refusal_says_what_to_do,
+    a_second_factor_is_said_with_what_completes_it,
+    a_token_that_cannot_be_stored_is_not_lost,
+];
+
+/// A home, and an AWS identity to log in with.
+pub(crate) struct Person {
+    pub(crate) world: World,
+    pub(crate) home: PathBuf,
+    keys: Option<Keys>,
+}
+
+/// What a program left.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    /// What it printed, as JSON.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
+    }
+
+    #[track_caller]
+    fn refused(&self, error: &str, hint: &str) {
+        assert_eq!((self.code, &*self.stdout), (Some(2), ""), "{}", self.stderr);
+        let mut lines = self.stderr.lines();
+        let mut next = |start: &str| {
+            lines.next().and_then(|line| line.strip_prefix(start)).unwrap_or_default().to_owned()
+        };
+        let (said, advice) = (next("error: "), next("hint: "));
+        assert!(said.contains(error), "{error}: {}", self.stderr);
+        assert!(advice.contains(hint), "{hint}: {}", self.stderr);
+    }
+}
+
+impl Person {
+    pub(crate) fn new(world: &World, name: &str, keys: Option<Keys>) -> Self {
+        let home = world.stage.lab.folder().join(format!("home-{}-{name}", world.id));
+        fs::create_dir_all(home.join(".aws")).expect("a home");
+        Self { world: world.clone(), home, keys }
+    }
+
+    /// A program with the lab's addresses, this home and this identity, and nothing of ours.
+    fn program(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().envs(self.world.stage.lab.env());
+        for name in ["VAULT_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+            command.env_remove(name);
+        }
+        command.env("HOME", &self.home).env("AWS_EC2_METADATA_DISABLED", "true");
+        command.current_dir(&self.home);
+        if let Some(keys) = &self.keys {
+            command.env("AWS_ACCESS_KEY_ID", &keys.access_key);
+            command.env("AWS_SECRET_ACCESS_KEY", &keys.secret_key);
+            if let Some(token) = &keys.session_token {
+                command.env("AWS_SESSION_TOKEN", token);
+            }
+        }
+        command
+    }
+
+    pub(crate) fn ours(&self, args: &[&str]) -> Command {
+        let mut command = self.program(Path::new(env!("CARGO_BIN_EXE_vault-aws")));
+        command.args(args);
+        command
+    }
+
+    /// `login` at the world's mount, with the server ID that it asks for.
+    fn login(&self, role: &str, args: &[&str]) -> Command {
+        let mount = self.world.auth_mount();
+        let mut command = self.ours(&["login", "--path", &mount, "--header-value", "127.0.0.1"]);
+        command.args(["--role", role]).args(args);
+        command
+    }
+
+    /// The file in which `vault` keeps its token.
+    fn stored(&self) -> Option<String> {
+        let path = self.home.join(".vault-token");
+        let token = fs::read_to_string(&path).ok()?;
+        let mode = fs::metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        Some(token)
+    }
+}
+
+/// Runs it beside the runtime of the lab, which serves STS.
+pub(crate) async fn run(mut command: Command) -> Ran {
+    let ran = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread");
+    let Output { status, stdout, stderr } = ran.expect("the program starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    Ran { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// An IAM user of the world's account with a role in Vault of that name and these policies.
+pub(crate) async fn user(world: &World, name: &str, policies: &[&str]) -> Person {
+    let iam = world.iam_role(name);
+    let may = aws::allow(&["sts:GetCallerIdentity"]);
+    let user = world.stage.lab.aws.create_user_with_keys(ACCOUNT, &iam, &may).await;
+    let user = user.expect("an IAM user");
+    let role = json!({
+        "auth_type": "iam",
+        "bound_iam_principal_arn": user.arn,
+        "resolve_aws_unique_ids": false,
+        "token_policies": policies,
+        "token_ttl": "10m",
+    });
+    world.write(&format!("auth/{}/role/{iam}", world.auth_mount()), role).await;
+    Person::new(world, name, Some(user.keys))
+}
+
+/// Backend and role `web`, without a sync.
+pub(crate) async fn with_role(world: &World) {
+    world.backend().apply().await;
+    world.role("web").apply().await;
+    world.ready("vaultawsrole/web").await;
+}
+
+async fn with_a_certificate(world: &World) {
+    let issued = Authority::new("World CA").issue("web.example.com");
+    world.put_certificate("web", "tls", &issued).await;
+    world.with_web().await;
+}
+
+async fn an_assumed_role_a_user_and_a_web_identity_get_their_own_directory_and_no_other(
+    world: World,
+) {
+    with_a_certificate(&world).await;
+    let web = world.iam_role("web");
+    let policy = world.policy_name(&web);
+
+    let assumed = Person::new(&world, "assumed", Some(world.assume(ACCOUNT, "web").await));
+    let user = user(&world, "user", &[&policy]).await;
+    let federated = web_identity(&world, &policy).await;
+    let user_role = world.iam_role("user");
+    let federated_role = world.iam_role("federated");
+    for (person, role) in [(&assumed, &web), (&user, &user_role), (&federated, &federated_role)] {
+        let ran = run(person.login(role, &[])).await;
+        assert_eq!(ran.code, Some(0), "{role}: {}", ran.stderr);
+        let token = person.stored().expect("a stored token");
+        assert!(ran.stdout.contains(&token), "the token is shown");
+        assert!(!ran.stderr.contains(&token), "{}", ran.stderr);
+        let vault = world.vault().with_token(token);
+        for (name, expected) in [("web", 200), ("neighbour", 403)] {
+            let directory = world.directory(ACCOUNT, name);
+            let path = format!("{}/data/{directory}/tls", world.kv_mount());
+            assert_eq!(vault.get(&path).await.expect("Vault").0, expected, "{role}: {path}");
+        }
+    }
+    // The role need not be named: it has the name of the IAM role.
+    let mount = world.auth_mount();
+    let mut unnamed = assumed.ours(&["login", "--mount", &mount, "--no-store"]);
+    unnamed.args(["--header-value", "127.0.0.1", "--field", "token_meta_account_id"]);
+    let ran = run(unnamed).await;
+    assert_eq!((ran.code, &*ran.stdout), (Some(0), ACCOUNT), "{}", ran.stderr);
+}
+
+/// A role that a token of an OIDC provider may assume, found by the variables that EKS sets.
+async fn web_identity(world: &World, policy: &str) -> Person {
+    const PROVIDER: &str = "oidc.example.com";
+    let name = world.iam_role("federated");
+    let trust = json!({"Version": "2012-10-17", "Statement": [{
+        "Effect": "Allow",
+        "Principal": {"Federated": format!("arn:aws:iam::{ACCOUNT}:oidc-provider/{PROVIDER}")},
+        "Action": "sts:AssumeRoleWithWebIdentity",
+    }]});
+    let trust = trust.to_string();
+    let params = [("RoleName", name.as_str()), ("AssumeRolePolicyDocument", trust.as_str())];
+    let aws = &world.stage.lab.aws;
+    aws.iam(&Keys::root(ACCOUNT), "CreateRole", &params).await.expect("an IAM role");
+    let role = json!({
+        "auth_type": "iam",
+        "bound_iam_principal_arn": world.iam_arn(ACCOUNT, "federated"),
+        "resolve_aws_unique_ids": false,
+        "token_policies": [policy],
+    });
+    world.write(&format!("auth/{}/role/{name}", world.auth_mount()), role).await;
+
+    let person = Person::new(world, "federated", None);
+    let claims = json!({"iss": format!("https://{PROVIDER}"), "sub": "pod", "aud": "sts"});
+    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let token = format!("{}.{}.c2ln", part(json!({"alg": "RS256"})), part(claims));
+    fs::write(person.home.join("token"), token).expect("a file");
+    let config = format!(
+        "[default]\nrole_arn = {}\nweb_identity_token_file = {}\nrole_session_name = pod\n",
+        world.iam_arn(ACCOUNT, "federated"),
+        person.home.join("token").display()
+    );
+    fs::write(person.home.join(".aws/config"), config).expect("a file");
+    person
+}
+
+async fn the_same_inputs_give_what_vault_gives(world: World) {
+    with_role(&world).await;
+    let name = world.iam_role("user");
+    let person = user(&world, "user", &[&world.policy_name(&world.iam_role("web"))]).await;
+    let mount = world.auth_mount();
+    let theirs = |args: &[&str]| {
+        let mut command = person.program(Path::new("/usr/bin/env"));
+        command.args(["vault", "login", "-method=aws", &format!("-path={mount}")]).args(args);
+        command.args([&format!("role={name}"), "header_value=127.0.0.1"]);
+        command
+    };
+
+    let ours = run(person.login(&name, &["--format", "json"])).await.json();
+    let our_token = person.stored().expect("a stored token");
+    let vaults = run(theirs(&["-format=json"])).await.json();
+    let their_token = person.stored().expect("a stored token");
+    assert_ne!(our_token, their_token);
+    let keys = |value: &Value| -> Vec<String> {
+        value.as_object().expect("an object").keys().cloned().collect()
+    };
+    assert_eq!(keys(&ours), keys(&vaults));
+    assert_eq!(keys(&ours["auth"]), keys(&vaults["auth"]));
+    for key in keys(&vaults["auth"]) {
+        if !matches!(key.as_str(), "client_token" | "accessor") {
+            assert_eq!(ours["auth"][&key], vaults["auth"][&key], "{key}");
+        }
+    }
+    for field in ["policies", "token_duration", "token_renewable", "identity_policies"] {
+        let our_flags = ["--field", field, "--no-store"];
+        let ours = run(person.login(&name, &our_flags)).await.stdout;
+        let vaults = run(theirs(&[&format!("-field={field}"), "-no-store"])).await.stdout;
+        assert_eq!(ours, vaults, "{field}");
+    }
+    let table = |text: &str| -> Vec<String> {
+        let rows = text.lines().skip_while(|line| !line.starts_with("Key"));
+        let secret = |line: &&str| line.starts_with("token ") || line.starts_with("token_accessor");
+        rows.filter(|line| !secret(line) && !line.is_empty()).map(str::to_owned).collect()
+    };
+    let ours = run(person.login(&name, &["--no-store"])).await.stdout;
+    let vaults = run(theirs(&["-no-store"])).await.stdout;
+    assert_eq!(table(&ours), table(&vaults));
+}
+
+async fn each_refusal_says_what_to_do(world: World) {
+    with_role(&world).await;
+    let web = world.iam_role("web");
+    let name = world.iam_role("user");
+    let person = user(&world, "user", &["default"]).await;
+    let mount = world.auth_mount();
+    let root = world.stage.lab.vault_root_token();
+
+    let nobody = run(person.login("nobody", &[])).await;
+    nobody.refused("entry for role nobody not found", "make the role `nobody`");
+    run(person.login(&web, &[])).await.refused("does not belong to the role", "bind the caller");
+    let unsigned = run(person.ours(&["login", "--path", &mount, "--role", &name])).await;
+    unsigned.refused("X-Vault-AWS-IAM-Server-ID", "asks for a server ID");
+    let wrong = ["--header-value", "other.example.com"];
+    let mut other = person.ours(&["login", "--path", &mount, "--role", &name]);
+    other.args(wrong);
+    run(other).await.refused("expected \"127.0.0.1\"", "iam_server_id_header_value");
+    let mut lost = person.ours(&["login", "--path", "nowhere", "--role", &name]);
+    lost.args(wrong);
+    run(lost).await.refused("permission denied", "is auth/nowhere an AWS auth mount");
+    let mut bad = person.login(&name, &[]);
+    bad.env("AWS_SECRET_ACCESS_KEY", "not-the-secret-of-this-key");
+    run(bad).await.refused("SignatureDoesNotMatch", "do not belong together");
+    let mut unknown = person.login(&name, &[]);
+    unknown.env("AWS_ACCESS_KEY_ID", "AKIAUNKNOWNUNKNOWN00");
+    run(unknown).await.refused("InvalidClientTokenId", "expired or unknown");
+
+    // The mount's own region is known to whoever may read its settings.
+    let elsewhere = ["--sts-endpoint", "https://sts.internal", "--region", "eu-west-1"];
+    let mismatch = "Credential should be scoped to a valid region";
+    let ran = run(person.login(&name, &elsewhere)).await;
+    ran.refused(mismatch, "signed for `eu-west-1`");
+    let mut known = person.login(&name, &elsewhere);
+    known.env("VAULT_TOKEN", root);
+    let ran = run(known).await;
+    ran.refused(
+        mismatch,
+        "forwards it to the STS of `us-east-1`. Either sign for that one: --region",
+    );
+    ran.refused(mismatch, "sts_endpoint=https://sts.internal sts_region=eu-west-1");
+    assert_eq!(person.stored(), None, "nothing was stored");
+}
+
+async fn a_second_factor_is_said_with_what_completes_it(world: World) {
+    with_role(&world).await;
+    let name = world.iam_role("user");
+    let person = user(&world, "user", &["default"]).await;
+    let method = json!({"issuer": "lab", "period": 30, "algorithm": "SHA256", "digits": 6});
+    let method = world.write("identity/mfa/method/totp", method).await;
+    let id = method["data"]["method_id"].as_str().expect("a method");
+    let mounts = world.read("sys/auth").await.expect("the mounts");
+    let accessor = &mounts[format!("{}/", world.auth_mount())]["accessor"];
+    let enforcement = format!("identity/mfa/login-enforcement/{}", world.id);
+    let body = json!({"mfa_method_ids": [id], "auth_method_accessors": [accessor]});
+    world.write(&enforcement, body).await;
+
+    let ran = run(person.login(&name, &[])).await;
+    ran.refused(
+        &format!("second factor before it gives the token: totp ({id})"),
+        "sys/mfa/validate",
+    );
+    assert_eq!(world.vault().delete(&enforcement).await.expect("Vault").0, 204);
+}
+
+async fn a_token_that_cannot_be_stored_is_not_lost(world: World) {
+    with_role(&world).await;
+    let name = world.iam_role("user");
+    let person = user(&world, "user", &["default"]).await;
+    let helper = person.home.join("helper");
+    fs::write(&helper, "#!/bin/sh\necho 'keyring locked' >&2\nexit 7\n").expect("a file");
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o700)).expect("a program");
+    let configuration = format!("token_helper = {:?}\n", helper.display().to_string());
+    fs::write(person.home.join(".vault"), configuration).expect("a file");
+
+    let ran = run(person.login(&name, &["--field", "token"])).await;
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("keyring locked"), "{}", ran.stderr);
+    let vault = world.vault().with_token(ran.stdout);
+    assert_eq!(vault.get("auth/token/lookup-self").await.expect("Vault").0, 200);
+}
