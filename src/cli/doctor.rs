@@ -144,7 +144,7 @@ pub struct DoctorArgs {
     #[arg(long, value_name = "PATH", default_value = "certs", help_heading = "Certificates")]
     base_path: String,
 
-    /// Directory of the certificates [default: <base path>/<account>/<IAM role>, as STS says]
+    /// Directory of the certificates [default: `<base path>/<account>/<IAM role>`, as STS says]
     #[arg(long, value_name = "PATH", conflicts_with = "base_path", help_heading = "Certificates")]
     directory: Option<String>,
 

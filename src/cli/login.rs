@@ -135,7 +135,7 @@ pub struct LoginArgs {
     nonce_file: Option<PathBuf>,
 
     /// Print this field alone: token, token_accessor, token_duration, token_renewable, token_policies,
-    /// identity_policies, policies, token_meta_<key>
+    /// identity_policies, policies, `token_meta_<key>`
     #[arg(long, value_name = "NAME")]
     field: Option<String>,
 

@@ -316,7 +316,7 @@ pub struct Target {
     #[serde(default)]
     pub deletion_policy: SecretDeletion,
     /// Take over Secrets of the wanted names that nobody controls and that consent by the annotation
-    /// vaultaws.dev/adopt-by: <name of this resource>. Default false.
+    /// `vaultaws.dev/adopt-by: <name of this resource>`. Default false.
     #[serde(default)]
     pub adopt: bool,
     /// What happens to the Secret of an entry that was removed from Vault with all its versions.

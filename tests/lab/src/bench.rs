@@ -35,6 +35,7 @@ use crate::{
     toolchain::Toolchain,
 };
 
+pub mod cli;
 mod table;
 
 use table::Table;
@@ -95,6 +96,21 @@ pub async fn run(settings: Settings) -> Result<String> {
     }
 }
 
+/// What was measured, and where.
+fn circumstances(table: &mut Table, binary: &Path, release: bool) -> Result<()> {
+    let words: Vec<_> = env::args().skip(1).collect();
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown CPU", |(_, model)| model.trim());
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let size = binary.metadata().doing(|| format!("reading {}", binary.display()))?.len();
+    let profile = if release { "release" } else { "dev" };
+    table.row("command", format!("cargo lab {}", words.join(" ")));
+    table.row("machine", format!("{cores} cores, {model}, shared with the servers"));
+    table.row(&format!("size of {} ({profile})", cargo::OPERATOR), bytes(size));
+    Ok(())
+}
+
 struct Bench<'a> {
     story: Story,
     stage: &'a Stage,
@@ -104,27 +120,13 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     async fn measure(mut self, binary: &Path) -> Result<Table> {
-        self.circumstances(binary)?;
+        circumstances(&mut self.table, binary, self.settings.release)?;
         self.idle().await?;
         self.load().await?;
         self.restart().await?;
         self.forced_refreshes().await?;
         self.unchanged_refreshes().await?;
         Ok(self.table)
-    }
-
-    fn circumstances(&mut self, binary: &Path) -> Result<()> {
-        let words: Vec<_> = env::args().skip(1).collect();
-        let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        let model = model.map_or("unknown CPU", |(_, model)| model.trim());
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let size = binary.metadata().doing(|| format!("reading {}", binary.display()))?.len();
-        let profile = if self.settings.release { "release" } else { "dev" };
-        self.table.row("command", format!("cargo lab {}", words.join(" ")));
-        self.table.row("machine", format!("{cores} cores, {model}, shared with the servers"));
-        self.table.row(&format!("size of {} ({profile})", cargo::OPERATOR), bytes(size));
-        Ok(())
     }
 
     /// Memory of processes that have one backend and one role to look after.

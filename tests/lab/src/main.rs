@@ -51,6 +51,8 @@ enum Command {
 enum Bench {
     /// Memory, requests and delays of the main path, with many certificates
     Main(bench::Settings),
+    /// A cache hit of credential-process, beside Python's import of boto3
+    Cli(bench::cli::Settings),
 }
 
 #[derive(clap::Args)]
@@ -88,6 +90,7 @@ async fn run(command: Command) -> Result<()> {
         }
         Command::Demo { keep } => demo::run(keep).await,
         Command::Bench(Bench::Main(settings)) => print(&bench::run(settings).await?),
+        Command::Bench(Bench::Cli(settings)) => print(&bench::cli::run(settings).await?),
         Command::Keep(Name { name }) => detached::keep(&name).await,
         Command::KeepDemo(kept) => demo::keep(kept).await,
     }
