@@ -165,6 +165,10 @@ pub struct CredentialProcessArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub enum CredentialProcessCommand {
     /// Look at, or empty, the cache
+    #[command(after_help = "\
+Examples:
+  vault-aws credential-process cache list
+  vault-aws credential-process cache clear")]
     Cache {
         /// What to do.
         #[command(subcommand)]
@@ -176,6 +180,9 @@ pub enum CredentialProcessCommand {
 #[derive(Clone, Debug, Subcommand)]
 pub enum CacheCommand {
     /// List the entries: path, address, namespace, end; no secrets
+    #[command(after_help = "\
+Example:
+  vault-aws credential-process cache list")]
     List,
     /// Remove all entries
     #[command(after_help = "\
@@ -446,6 +453,18 @@ mod tests {
         assert!(run(&[]).runs(Controller::Sync));
         let writer = run(&["--controllers", "backend,role"]);
         assert!(writer.runs(Controller::Role) && !writer.runs(Controller::Sync));
+    }
+
+    #[test]
+    fn the_help_of_each_command_has_an_example() {
+        fn check(command: &clap::Command) {
+            for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+                let help = inner.clone().render_long_help().to_string();
+                assert!(help.contains("Example"), "{}", inner.get_name());
+                check(inner);
+            }
+        }
+        check(&Cli::command());
     }
 
     #[test]
