@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     io,
     net::{SocketAddr, TcpListener as Listener},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
@@ -27,7 +27,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::telemetry::{Metrics, Pulse};
+use crate::{
+    lock::lock,
+    telemetry::{Metrics, Pulse},
+};
 
 /// Without a sign of life for this long, a loop counts as dead.
 const DEAD: Duration = Duration::from_secs(60);
@@ -78,16 +81,16 @@ impl Vitals {
     /// From now on `/healthz` needs this sign of life.
     pub fn needs_pulse(&self, name: impl Into<String>, pulse: Pulse) {
         pulse.beat();
-        self.pulses.lock().unwrap_or_else(PoisonError::into_inner).push((name.into(), pulse));
+        lock(&self.pulses).push((name.into(), pulse));
     }
 
     /// From now on `/readyz` needs this check to find nothing.
     pub fn needs(&self, check: impl Fn() -> Option<String> + Send + Sync + 'static) {
-        self.checks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(check));
+        lock(&self.checks).push(Box::new(check));
     }
 
     fn health(&self) -> Vec<String> {
-        let pulses = self.pulses.lock().unwrap_or_else(PoisonError::into_inner);
+        let pulses = lock(&self.pulses);
         pulses
             .iter()
             .filter(|(_, pulse)| pulse.age() > DEAD)
@@ -96,7 +99,7 @@ impl Vitals {
     }
 
     fn readiness(&self) -> Vec<String> {
-        let checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        let checks = lock(&self.checks);
         checks.iter().filter_map(|check| check()).collect()
     }
 

@@ -12,7 +12,7 @@ pub mod version;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -34,6 +34,7 @@ use crate::{
     },
     crd::{BackendReason, VaultAwsBackend, VaultAwsBackendStatus},
     fault::{Fault, Retry, chain},
+    lock::lock,
     naming::server_id,
     vault::{self, health},
 };
@@ -358,8 +359,7 @@ impl Backends {
     }
 
     fn compared(&self) -> std::sync::MutexGuard<'_, HashMap<String, Compared>> {
-        // Plain data: whoever panicked while holding it left it whole.
-        self.compared.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.compared)
     }
 }
 
@@ -379,20 +379,7 @@ fn verdicts(
     version: Option<Verdict>,
     previous: &[Condition],
 ) -> Vec<Verdict> {
-    let kept = |kind: &'static str| {
-        let old = previous.iter().find(|condition| condition.type_ == kind)?;
-        let reason = BackendReason::ALL.iter().find(|reason| reason.as_str() == old.reason)?;
-        Some(Verdict {
-            kind,
-            holds: match old.status.as_str() {
-                "True" => Some(true),
-                "False" => Some(false),
-                _ => None,
-            },
-            reason: reason.as_str(),
-            message: old.message.clone(),
-        })
-    };
+    let kept = |kind| Verdict::kept(kind, previous, BackendReason::word);
     let links = [
         reachable.or_else(|| kept("Reachable")),
         mount.or_else(|| kept("MountConfigured")),

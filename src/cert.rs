@@ -20,7 +20,7 @@ pub mod verdict;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -53,6 +53,7 @@ use crate::{
         VaultCertSync, VaultCertSyncStatus,
     },
     fault::{Fault, Retry, chain},
+    lock::lock,
     telemetry::{CertificateReading, Metrics},
     vault::Caller,
 };
@@ -103,8 +104,7 @@ struct Remembered {
 
 impl Memory {
     fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Remembered>> {
-        // Plain data: whoever panicked while holding it left it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
@@ -457,20 +457,8 @@ fn refused(mut status: VaultCertSyncStatus, refusal: &Refusal) -> Outcome<VaultC
     if matches!(refusal, Refusal::RoleNotFound(_)) {
         status.vault_role = None;
     }
-    let others =
-        status.conditions.iter().filter(|one| ["Expiring", "Stale"].contains(&one.type_.as_str()));
-    let others: Vec<Verdict> = others
-        .filter_map(|one| {
-            let kind = if one.type_ == "Stale" { "Stale" } else { "Expiring" };
-            let reason = SyncReason::ALL.iter().find(|reason| reason.as_str() == one.reason)?;
-            Some(Verdict {
-                kind,
-                holds: Some(one.status == "True"),
-                reason: reason.as_str(),
-                message: one.message.clone(),
-            })
-        })
-        .collect();
+    let kept = |kind| Verdict::kept(kind, &status.conditions, SyncReason::word);
+    let others = ["Expiring", "Stale"].into_iter().filter_map(kept);
     let mut verdicts = vec![Verdict::no("Ready", refusal.reason(), refusal.to_string())];
     verdicts.extend(others);
     let stuck = refusal.retry() == Retry::WhenChanged;

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use crate::{
     controller::condition::find,
     crd::{CaBundleKind, VaultAwsBackend},
     fault::{Fault, Retry},
+    lock::lock,
     redacted::Redacted,
     vault::{
         self, Caller, Settings,
@@ -160,11 +161,6 @@ impl std::fmt::Debug for Connections {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connections").field("namespace", &self.namespace).finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Plain data: whoever panicked while holding it left it whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Connections {

@@ -50,11 +50,12 @@ use self::{
     condition::READY,
     pass::{Cleanup, Next, Outcome, Reconcile, Status},
     queue::{Queue, Urgency},
-    report::{Failure, MANAGER, Reporter, Written, judge},
+    report::{Failure, Reporter, Written, judge},
     watch::{Event, Kind, Store, Watched, reference},
 };
 use crate::{
     clock,
+    crd::MANAGER,
     fault::{Retry, chain},
     telemetry::Pulse,
 };

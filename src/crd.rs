@@ -35,7 +35,9 @@ pub use vault_cert_sync::*;
 pub const GROUP: &str = "vaultaws.dev";
 /// The API version.
 pub const VERSION: &str = "v1alpha1";
-/// The one field manager and the value of `app.kubernetes.io/managed-by`.
+/// Who writes: the field manager, the reporting controller of events, and the value of
+/// `app.kubernetes.io/managed-by`. Constant, since a manager of another name adds an entry to every
+/// object.
 pub const MANAGER: &str = "vault-aws-operator";
 /// Any new value asks for a look at the source at once.
 pub const REFRESH_ANNOTATION: &str = "vaultaws.dev/refresh";
@@ -267,6 +269,11 @@ macro_rules! reasons {
             /// The word that stands in the condition.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => stringify!($variant),)* }
+            }
+
+            /// That word as this crate has it; `None` if no reason of this kind is called so.
+            pub fn word(text: &str) -> Option<&'static str> {
+                Self::ALL.iter().map(|reason| reason.as_str()).find(|word| *word == text)
             }
         }
     };

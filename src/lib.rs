@@ -32,7 +32,7 @@
 //! | [`credentials`] | what `credential-process` keeps between two starts, until when, and what it prints |
 //! | [`cli`] | flags and commands; `cli::run` composes the operator |
 //! | [`admin`], [`telemetry`] | health, metrics, logs |
-//! | [`fault`], [`redacted`], [`clock`] | leaves: how failure is spoken of, what cannot be printed, what time it is |
+//! | [`fault`], [`redacted`], [`clock`], `lock` | leaves: how failure is spoken of, what cannot be printed, what time it is, locks that outlive a panic |
 //!
 //! # Who may name whom
 //!
@@ -63,6 +63,7 @@ pub mod crd;
 pub mod credentials;
 pub mod doctor;
 pub mod fault;
+mod lock;
 pub mod naming;
 pub mod redacted;
 pub mod role;

@@ -11,7 +11,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -30,6 +30,7 @@ use crate::{
         BackendReason, LastChange, RoleReason, VaultAwsBackend, VaultAwsRole, VaultAwsRoleStatus,
     },
     fault::{Fault, Retry, chain},
+    lock::lock,
     vault::{self, AwsRefusal, Caller},
 };
 
@@ -305,8 +306,7 @@ impl Roles {
     }
 
     fn tried(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), String>> {
-        // Plain data: whoever panicked while holding it left it whole.
-        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tried)
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
     fmt,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -27,7 +27,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
-use crate::{clock, redacted::Redacted};
+use crate::{clock, lock::lock, redacted::Redacted};
 
 pub mod acl;
 pub mod aws_auth;
@@ -259,7 +259,7 @@ impl Client {
     /// Vault's clock minus ours, as the last answer showed it (whole seconds). `None` before the
     /// first answer.
     pub fn clock_skew(&self) -> Option<SignedDuration> {
-        *self.0.skew.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0.skew)
     }
 
     /// Sends a request without a token.
@@ -448,7 +448,7 @@ impl Client {
         // `Date` is cut to the second, so that half of one is the best guess.
         let skew = skew.saturating_add(SignedDuration::from_millis(500));
         let skew = SignedDuration::from_secs(skew.as_secs());
-        *self.0.skew.lock().unwrap_or_else(PoisonError::into_inner) = Some(skew);
+        *lock(&self.0.skew) = Some(skew);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
 };
 
@@ -31,6 +31,7 @@ use super::{
 use crate::{
     clock,
     fault::{Fault, Retry},
+    lock::lock,
     redacted::Redacted,
 };
 
@@ -253,7 +254,7 @@ impl Ambient {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.known)
     }
 
     /// Where STS is asked for this role. Without credentials for requests that carry their own proof.

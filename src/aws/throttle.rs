@@ -6,11 +6,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::Duration,
 };
 
 use tokio::time::Instant;
+
+use crate::lock::lock;
 
 /// The first pause, doubling up to the longest.
 const FIRST: Duration = Duration::from_secs(1);
@@ -64,7 +66,7 @@ impl Throttles {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Throttled>> {
         // Plain data: whoever panicked while holding it left it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     controller::watch::{Access, Event, Watched, object_ref, triggers},
     crd::VaultCertSync,
+    lock::lock,
 };
 
 /// The annotation by which a ServiceAccount consents: the name of a VaultCertSync, or `*`.
@@ -149,7 +150,7 @@ impl Accounts {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, BTreeMap<String, String>>> {
         // Plain data: whoever panicked while holding it left it whole.
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.used)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -20,6 +20,7 @@ use super::plan::{OWNER_ANNOTATION, SYNC_LABEL};
 use crate::{
     controller::watch::{Access, Event, Subscription, Watched, object_ref},
     crd::VaultCertSync,
+    lock::lock,
 };
 
 /// The label by which a Secret consents to be used as AWS credentials.
@@ -100,11 +101,6 @@ impl std::fmt::Debug for Secrets {
 pub struct View {
     secrets: Secrets,
     namespace: String,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Plain data: whoever panicked while holding it left it whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Drops what nobody reads of a Secret's metadata before it is kept.

@@ -121,6 +121,22 @@ impl Verdict {
         Self { kind, holds: Some(false), reason, message: message.into() }
     }
 
+    /// A condition as it was, for a pass that did not look at it; `None` if it was not there, or with a
+    /// reason that `word` does not know.
+    pub fn kept(
+        kind: &'static str,
+        previous: &[Condition],
+        word: impl Fn(&str) -> Option<&'static str>,
+    ) -> Option<Self> {
+        let old = previous.iter().find(|condition| condition.type_ == kind)?;
+        let holds = match old.status.as_str() {
+            "True" => Some(true),
+            "False" => Some(false),
+            _ => None,
+        };
+        Some(Self { kind, holds, reason: word(&old.reason)?, message: old.message.clone() })
+    }
+
     /// A condition nobody can tell yet.
     pub fn unknown(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
         Self { kind, holds: None, reason, message: message.into() }

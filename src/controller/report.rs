@@ -22,13 +22,10 @@ use super::{
     watch::Kind,
 };
 use crate::{
+    crd::MANAGER,
     fault::{Fault, Retry, chain},
     telemetry::Metrics,
 };
-
-/// Who writes: field manager and reporting controller. Constant, since a manager of another name
-/// adds an entry to every object.
-pub const MANAGER: &str = "vault-aws-operator";
 
 /// How long a status may take to be written, and an event to be sent.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);

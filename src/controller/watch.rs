@@ -17,7 +17,7 @@ use std::{
     fmt::Debug,
     ops::ControlFlow,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
@@ -36,7 +36,7 @@ use tokio::{
 };
 
 use super::schedule;
-use crate::{clock, fault::chain, telemetry::Metrics};
+use crate::{clock, fault::chain, lock::lock, telemetry::Metrics};
 
 /// How long the API server keeps one watch open: below the idle limit of common load balancers.
 pub const WATCH_TIMEOUT: Duration = Duration::from_secs(200);
@@ -813,11 +813,6 @@ const TRIGGER_PAUSE: Duration = Duration::from_millis(40);
 
 /// Dependents that are woken in a second.
 pub const TRIGGER_RATE: usize = TRIGGER_GROUP * 25;
-
-/// A lock that outlives a panic of another holder: what it guards is replaced whole, never half.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 #[cfg(test)]
 mod tests {

@@ -4,14 +4,13 @@
 //! failures in a row the circuit opens: requests fail at once with the last cause, and from time to
 //! time one probe is let through. `sys/health` never asks the circuit.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Mutex, time::Duration};
 
 use tokio::time::Instant;
 
 use super::error::Cause;
+
+use crate::lock::lock;
 
 /// Failures in a row that open the circuit.
 const FAILURES: u32 = 3;
@@ -113,7 +112,7 @@ impl Circuit {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut lock(&self.0))
     }
 }
 

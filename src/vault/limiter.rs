@@ -3,12 +3,11 @@
 //! Vault's rate quotas count per client address, so all users of one [`Limiter`] are one client to
 //! Vault: the bucket is shared, the queue is first come, first served, and a 429 slows everybody.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Mutex, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::lock::lock;
 
 /// The longest pause that a `Retry-After` can impose.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -139,7 +138,7 @@ impl Limiter {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Bucket) -> T) -> T {
-        act(&mut self.bucket.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut lock(&self.bucket))
     }
 }
 

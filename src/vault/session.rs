@@ -10,7 +10,7 @@ use std::{
     future::Future,
     hash::{BuildHasher, Hash, RandomState},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,7 +25,10 @@ use super::{
     login::Login,
     tokens::{renew_self, revoke_self},
 };
-use crate::fault::{Fault, Retry};
+use crate::{
+    fault::{Fault, Retry},
+    lock::lock,
+};
 
 /// Sessions that are kept at once.
 const CAPACITY: usize = 20_000;
@@ -554,10 +557,6 @@ fn end_later(session: Session) {
 /// Revokes a token; best effort, as its lease ends it anyway.
 async fn end(caller: &Caller) {
     let _ = timeout(REVOKE, revoke_self(caller)).await;
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
