@@ -27,7 +27,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
-use crate::{clock, lock::lock, redacted::Redacted};
+use crate::{clock, leader::NotLeading, lock::lock, redacted::Redacted};
 
 pub mod acl;
 pub mod aws_auth;
@@ -162,8 +162,14 @@ pub fn parse_any_address(text: &str) -> Result<Url, SettingsError> {
     Ok(url)
 }
 
-/// Learns of each request, for metrics. The labels are bounded.
+/// Stands beside each request: learns of it, for metrics, and says whether this process may change
+/// anything. The labels are bounded.
 pub trait Observer: Send + Sync {
+    /// Whether requests that change something may be sent now: not by a replica that does not lead.
+    fn may_write(&self) -> bool {
+        true
+    }
+
     /// A request ended: what for (`read_role`), how (`ok`, `not_found`, `denied`, …), after how long.
     fn request(&self, operation: &'static str, result: &'static str, elapsed: Duration);
 
@@ -337,6 +343,11 @@ impl Client {
             }
         }
         let permit = shared.circuit.admit()?;
+        // Asked last: it may have waited for long.
+        if request.method != Method::GET && !operation.gives_back && !shared.observer.may_write() {
+            drop(permit);
+            return Err(NotLeading.into());
+        }
         if let Some(token) = token {
             token.spend()?;
         }
@@ -531,12 +542,14 @@ pub(crate) struct Operation {
     label: &'static str,
     text: String,
     asks_aws: bool,
+    /// It returns what this process was lent: also allowed to one that does not lead any more.
+    gives_back: bool,
     limit: usize,
 }
 
 impl Operation {
     pub(crate) fn new(label: &'static str, text: impl Into<String>) -> Self {
-        Self { label, text: text.into(), asks_aws: false, limit: ANSWER_BYTES }
+        Self { label, text: text.into(), asks_aws: false, gives_back: false, limit: ANSWER_BYTES }
     }
 
     /// A LIST, whose answer may be larger.
@@ -547,6 +560,11 @@ impl Operation {
     /// Vault asks AWS before it answers, so that a late answer does not mean a slow Vault.
     pub(crate) fn asking_aws(self) -> Self {
         Self { asks_aws: true, ..self }
+    }
+
+    /// Returns what this process was lent.
+    pub(crate) fn giving_back(self) -> Self {
+        Self { gives_back: true, ..self }
     }
 
     pub(crate) fn failed(&self, cause: Cause) -> Error {
