@@ -14,6 +14,7 @@ use vault_aws_lab::{Component, Operator};
 use crate::{
     audit::Mark,
     certificates::{Authority, Issued},
+    stage::say,
     world::{PATIENCE, World},
 };
 
@@ -106,7 +107,7 @@ async fn a_stopped_leader_hands_over_at_once(world: World) {
     let took = leads(&world, &second, TICK + MARGIN).await;
     all_delivered(&world, &issued).await;
     once_each(&world, &[&world.stage.syncer, &second], mark);
-    println!("takeover after a stop: {:.1} s", took.as_secs_f64());
+    say(&format!("takeover after a stop: {:.1} s", took.as_secs_f64()));
     assert!(second.stop().await.expect("a signal"));
 }
 
@@ -119,7 +120,7 @@ async fn a_killed_leader_is_replaced_when_its_lease_ends_and_nothing_is_lost(wor
     let took = leads(&world, &second, LEASE + TICK + MARGIN).await;
     all_delivered(&world, &issued).await;
     once_each(&world, &[&world.stage.syncer, &second], mark);
-    println!("takeover after kill -9: {:.1} s", took.as_secs_f64());
+    say(&format!("takeover after kill -9: {:.1} s", took.as_secs_f64()));
     assert!(second.stop().await.expect("a signal"));
 }
 
@@ -143,7 +144,7 @@ async fn a_leader_that_was_frozen_beyond_its_lease_writes_nothing_more(world: Wo
         .await;
     assert_eq!(writes(&world, &world.stage.syncer, mark), [], "written after the lease was lost");
     once_each(&world, &[&world.stage.syncer, &second], begin);
-    println!("takeover after SIGSTOP: {:.1} s", took.as_secs_f64());
+    say(&format!("takeover after SIGSTOP: {:.1} s", took.as_secs_f64()));
     assert!(second.stop().await.expect("a signal"));
 }
 
