@@ -283,6 +283,11 @@ impl Lab {
         self.layout.pki.ca()
     }
 
+    /// Certificate and key of one of the servers.
+    pub(crate) fn certificate_files(&self, holder: Holder) -> (PathBuf, PathBuf) {
+        (self.layout.pki.certificate(holder), self.layout.pki.key(holder))
+    }
+
     /// For example `https://127.0.0.1:20004`.
     pub fn vault_addr(&self) -> String {
         self.layout.vault_addr()
