@@ -291,6 +291,12 @@ pub struct RunArgs {
     #[arg(value_parser = duration)]
     pub cleanup_timeout: Duration,
 
+    /// How long one watch of the API server lasts; one that is silent for 5 s longer is taken for
+    /// dead. Below the idle limit of what stands between
+    #[arg(long, env = "VAULT_AWS_WATCH_TIMEOUT", default_value = "200s", value_name = "DURATION")]
+    #[arg(value_parser = duration)]
+    pub watch_timeout: Duration,
+
     /// The Lease, in the operator's own namespace, by which replicas elect the one that writes
     /// [default: by the controllers and namespaces that are served]
     #[arg(long, env = "VAULT_AWS_LEASE", value_name = "NAME")]

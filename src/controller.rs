@@ -507,6 +507,7 @@ impl<R: Reconcile> Pass<R> {
                 self.reporter.notes(resource, &report.notes, self.now).await;
                 (report.result, Some(current), Some(report.next))
             }
+            Ok(Written::Outrun) => outrun(),
             Ok(Written::Gone) => {
                 self.reporter
                     .metrics()

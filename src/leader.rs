@@ -14,28 +14,25 @@
 //!
 //! Every write of the Lease names the version it was made from, so of two that try, one is told 409.
 
-use std::{
-    future::Future,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
-use http::Method;
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
-use kube::{Api, Client, api::PostParams, client::Body};
+use kube::{Api, Client, api::PostParams};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tower::{BoxError, Layer, Service};
 
 use crate::{clock, crd::MANAGER, fault::chain};
+
+mod fence;
+
+pub(crate) use fence::LateBody;
+pub use fence::{NotLeading, fenced_client};
 
 /// After this long without a change, others may take the Lease over.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -99,53 +96,6 @@ impl Leadership {
         if standing.wait_for(|standing| *standing == Standing::Lost).await.is_err() {
             std::future::pending::<()>().await;
         }
-    }
-}
-
-/// A request was not sent, because this replica does not lead.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("not sent: this replica does not hold the lease, another one may be writing")]
-pub struct NotLeading;
-
-/// Lets a Kubernetes client change something only while this replica leads.
-#[derive(Clone, Debug)]
-pub struct Fence(pub Leadership);
-
-impl<S> Layer<S> for Fence {
-    type Service = Fenced<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Fenced { inner, leadership: self.0.clone() }
-    }
-}
-
-/// A service behind a [`Fence`].
-#[derive(Clone, Debug)]
-pub struct Fenced<S> {
-    inner: S,
-    leadership: Leadership,
-}
-
-impl<S, T> Service<http::Request<Body>> for Fenced<S>
-where
-    S: Service<http::Request<Body>, Response = T>,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-{
-    type Response = T;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<T, BoxError>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context).map_err(Into::into)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if request.method() != Method::GET && !self.leadership.holds() {
-            return Box::pin(async { Err(NotLeading.into()) });
-        }
-        let answer = self.inner.call(request);
-        Box::pin(async { answer.await.map_err(Into::into) })
     }
 }
 

@@ -20,6 +20,8 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Url;
 use rustify::Endpoint;
@@ -27,7 +29,12 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
-use crate::{clock, leader::NotLeading, lock::lock, redacted::Redacted};
+use crate::{
+    clock,
+    leader::{LateBody, NotLeading},
+    lock::lock,
+    redacted::Redacted,
+};
 
 pub mod acl;
 pub mod aws_auth;
@@ -419,10 +426,10 @@ impl Client {
         let deadline = Instant::now() + self.0.timeout;
         let timeout = || Cause::Timeout { after: self.0.timeout, asks_aws: operation.asks_aws };
         let work = async {
-            let mut response = self.once(&request).await?;
+            let mut response = self.once(operation, &request).await?;
             if response.status() == StatusCode::TEMPORARY_REDIRECT {
                 follow(&request.url, response.headers())?;
-                response = self.once(&request).await?;
+                response = self.once(operation, &request).await?;
                 if response.status() == StatusCode::TEMPORARY_REDIRECT {
                     return Err(Cause::NoActiveNode);
                 }
@@ -439,15 +446,32 @@ impl Client {
         }
     }
 
-    async fn once(&self, request: &Request) -> Result<reqwest::Response, Cause> {
+    async fn once(
+        &self,
+        operation: &Operation,
+        request: &Request,
+    ) -> Result<reqwest::Response, Cause> {
+        let body = request.body.to_vec();
+        let is_fenced = request.method != Method::GET && !operation.gives_back;
+        let body = if is_fenced && !body.is_empty() {
+            let observer = Arc::clone(&self.0.observer);
+            reqwest::Body::wrap(LateBody::new(Full::<Bytes>::from(body), move || {
+                observer.may_write()
+            }))
+        } else {
+            body.into()
+        };
         self.0
             .http
             .request(request.method.clone(), request.url.clone())
             .headers(request.headers.clone())
-            .body(request.body.to_vec())
+            .body(body)
             .send()
             .await
-            .map_err(|error| tls::unreachable(&error))
+            .map_err(|error| match is_fenced && !self.0.observer.may_write() {
+                true => NotLeading.into(),
+                false => tls::unreachable(&error),
+            })
     }
 
     /// Remembers how far Vault's clock is from ours.

@@ -2,7 +2,7 @@
 
 use std::{future::Future, io, time::Duration};
 
-use kube::{Client, Config, client::ClientBuilder};
+use kube::{Client, Config};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
@@ -20,7 +20,7 @@ use crate::{
         report::Reporter,
         watch::{Kind, Scope, Watched},
     },
-    leader::{Election, Fence, Leadership},
+    leader::{Election, Leadership, fenced_client},
     telemetry::{self, Metrics, Pulse},
 };
 
@@ -173,10 +173,7 @@ impl Clients {
             Some(Election::new(client, namespace, &args.lease(), &args.instance()))
         };
         let leadership = election.as_ref().map_or_else(Leadership::unopposed, Election::leadership);
-        let requests = ClientBuilder::try_from(config)
-            .map_err(Error::Client)?
-            .with_layer(&Fence(leadership.clone()))
-            .build();
+        let requests = fenced_client(config, leadership.clone()).map_err(Error::Client)?;
         Ok((Self { watches, requests, leadership }, election))
     }
 }
@@ -205,7 +202,8 @@ impl Operator {
     /// Watches a kind; the process is ready only while that works.
     fn watch<K: Kind>(&self, scope: Scope, prune: fn(&mut K)) -> Watched<K> {
         let client = self.clients.watches.clone();
-        let watched = Watched::start_pruned(client, self.metrics.clone(), scope, prune);
+        let watched =
+            Watched::start(client, self.metrics.clone(), scope, self.args.watch_timeout, prune);
         let looked_at = watched.clone();
         self.vitals.needs(move || looked_at.complaint());
         watched

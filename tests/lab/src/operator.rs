@@ -97,12 +97,23 @@ impl Operator {
         binary: &Path,
         more: &[(&str, &str)],
     ) -> Result<Self> {
-        Self::start_as(lab, component, component.name(), binary, more).await
+        Self::start_as(lab, component, component.name(), binary, &lab.kube_url(), more).await
+    }
+
+    /// The same with the API server at this URL, where a [`Front`](crate::Front) is.
+    pub async fn start_behind(
+        lab: &Lab,
+        component: Component,
+        binary: &Path,
+        apiserver: &str,
+        more: &[(&str, &str)],
+    ) -> Result<Self> {
+        Self::start_as(lab, component, component.name(), binary, apiserver, more).await
     }
 
     /// Starts a second replica beside the first, as `replicas: 2` would.
     pub async fn start_second(lab: &Lab, component: Component, binary: &Path) -> Result<Self> {
-        Self::start_as(lab, component, component.second(), binary, &[]).await
+        Self::start_as(lab, component, component.second(), binary, &lab.kube_url(), &[]).await
     }
 
     async fn start_as(
@@ -110,6 +121,7 @@ impl Operator {
         component: Component,
         process: &'static str,
         binary: &Path,
+        apiserver: &str,
         more: &[(&str, &str)],
     ) -> Result<Self> {
         let folder = folder(lab);
@@ -121,7 +133,7 @@ impl Operator {
         let name = component.name();
         let kubeconfig = folder.join(format!("{process}.kubeconfig"));
         let token = lab.service_account_token(NAMESPACE, name, &[], TOKEN_SECONDS).await?;
-        lab.kubeconfig_for_token(&kubeconfig, &token)?;
+        lab.kubeconfig_at(apiserver, &kubeconfig, &token)?;
 
         let mut args: Vec<OsString> = container.args.iter().flatten().map(OsString::from).collect();
         args.extend(["--admin-address".into(), admin.to_string().into()]);
