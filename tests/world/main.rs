@@ -31,6 +31,7 @@ macro_rules! tests {
 
 mod accounts;
 mod acl;
+mod apiserver;
 mod audit;
 mod certificates;
 mod credential_process;
@@ -96,6 +97,7 @@ fn outage_tests() -> Vec<Test> {
     [
         outages::tests(),
         election::tests(),
+        apiserver::tests(),
         deletion::outage_tests(),
         identities::outage_tests(),
         sessions::outage_tests(),
