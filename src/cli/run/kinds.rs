@@ -4,7 +4,7 @@
 //! matter to them: a status that says the same again wakes nobody.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
@@ -95,11 +95,11 @@ fn backend(
     namespaces: &Namespaces,
     connections: &Arc<Connections>,
 ) {
-    let reconciler = Arc::new(Backends {
-        namespaces: namespaces.store(),
-        connections: Arc::clone(connections),
-        compared: Mutex::default(),
-    });
+    let reconciler = Arc::new(Backends::new(
+        namespaces.store(),
+        Arc::clone(connections),
+        operator.metrics.clone(),
+    ));
     let (backends, namespaces) = (backends.clone(), namespaces.clone());
     let shell = operator.shell("backend");
     operator.spawn(async move {
