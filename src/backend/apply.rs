@@ -7,11 +7,7 @@ use crate::vault::{self, Caller, aws_auth, mounts};
 ///
 /// # Errors
 /// What Vault said to the first that failed, with the number of those before it: they stand.
-pub async fn apply(
-    caller: &Caller,
-    mount: &str,
-    plan: &Plan,
-) -> Result<(), (usize, vault::Error)> {
+pub async fn apply(caller: &Caller, mount: &str, plan: &Plan) -> Result<(), (usize, vault::Error)> {
     for (done, step) in plan.steps.iter().enumerate() {
         write(caller, mount, step).await.map_err(|error| (done, error))?;
     }

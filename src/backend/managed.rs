@@ -183,8 +183,9 @@ mod tests {
 
     #[test]
     fn times_are_seconds_and_zero_is_a_time() {
-        let managed =
-            parse(json!({"management": "Managed", "defaultLeaseTtl": "0s", "maxLeaseTtl": "1h30m"}));
+        let managed = parse(
+            json!({"management": "Managed", "defaultLeaseTtl": "0s", "maxLeaseTtl": "1h30m"}),
+        );
         assert_eq!((managed.default_lease_ttl, managed.max_lease_ttl), (Some(0), Some(5400)));
     }
 }

@@ -93,7 +93,8 @@ impl Backends {
         now: Timestamp,
     ) -> Result<(), Error> {
         let whole = recent(memory.whole, WHOLE_INTERVAL, now);
-        if whole && (status.sts_endpoint.is_none() || recent(memory.endpoint, ENDPOINT_INTERVAL, now))
+        if whole
+            && (status.sts_endpoint.is_none() || recent(memory.endpoint, ENDPOINT_INTERVAL, now))
         {
             return Ok(());
         }
@@ -207,7 +208,8 @@ impl Backends {
         let differing = left.fields();
         memory.dropped.extend(steps.fields());
         memory.dropped.retain(|field| differing.contains(field));
-        let endpoint = desired.managed.as_ref().and_then(|managed| managed.client.sts_endpoint.clone());
+        let endpoint =
+            desired.managed.as_ref().and_then(|managed| managed.client.sts_endpoint.clone());
         status.sts_endpoint = endpoint.filter(|_| !differing.contains(plan::STS_ENDPOINT));
         let verdict = match &missing {
             Some(error) => Verdict::no("MountConfigured", error.reason(), chain(error)),
@@ -246,9 +248,8 @@ impl Backends {
             Err((done, error)) => (done, Some(error)),
         };
         let done = &plan.steps[..done];
-        let sent_keys = |step: &Step| {
-            matches!(step, Step::Client { write, .. } if write.secret_key.is_some())
-        };
+        let sent_keys =
+            |step: &Step| matches!(step, Step::Client { write, .. } if write.secret_key.is_some());
         if done.iter().any(sent_keys) {
             status.client_keys = secrets.keys.as_ref().map(Keys::written);
         }
@@ -282,10 +283,7 @@ impl Backends {
         for account in &managed.accounts {
             let Some(reference) = &account.external_id else { continue };
             if !read.contains_key(&reference.name) {
-                read.insert(
-                    reference.name.clone(),
-                    self.connections.values(&reference.name).await,
-                );
+                read.insert(reference.name.clone(), self.connections.values(&reference.name).await);
             }
             let value = match read.get(&reference.name) {
                 Some(Ok(values)) => values.get(&reference.key).cloned(),
@@ -313,9 +311,8 @@ impl Backends {
 
 /// How the mount stands when all was written that is to be written.
 fn verdict(managed: Option<&Managed>, left: &Plan, dropped: &BTreeSet<String>) -> Verdict {
-    let no = |reason: BackendReason, message| {
-        Verdict::no("MountConfigured", reason.as_str(), message)
-    };
+    let no =
+        |reason: BackendReason, message| Verdict::no("MountConfigured", reason.as_str(), message);
     let Some(managed) = managed else {
         return Verdict::yes(
             "MountConfigured",

@@ -42,10 +42,7 @@ pub struct Keys {
 impl Keys {
     /// How they are remembered once they are written.
     pub fn written(&self) -> WrittenKeys {
-        WrittenKeys {
-            access_key: self.access_key.clone(),
-            fingerprint: self.fingerprint.clone(),
-        }
+        WrittenKeys { access_key: self.access_key.clone(), fingerprint: self.fingerprint.clone() }
     }
 }
 
@@ -239,8 +236,10 @@ impl<'a> Fields<'a> {
 }
 
 fn tune(managed: &Managed, observed: &Observed, known: Known<'_>) -> Option<Step> {
-    let (default, max) =
-        observed.mount.as_ref().map_or((0, 0), |found| (found.default_lease_ttl, found.max_lease_ttl));
+    let (default, max) = observed
+        .mount
+        .as_ref()
+        .map_or((0, 0), |found| (found.default_lease_ttl, found.max_lease_ttl));
     let mut fields = Fields::of("tune", known);
     let step = Step::Tune {
         default_lease_ttl: fields.take(
@@ -281,12 +280,7 @@ fn keys_differ(config: &Config, ours: Option<&Keys>, written: Option<&WrittenKey
     }
 }
 
-fn client(
-    wanted: &Client,
-    config: &Config,
-    keys: &KeysDiffer,
-    known: Known<'_>,
-) -> Option<Step> {
+fn client(wanted: &Client, config: &Config, keys: &KeysDiffer, known: Known<'_>) -> Option<Step> {
     let found = config.client.clone().unwrap_or_else(|| ClientConfig {
         // Vault's default where nothing was ever written.
         max_retries: -1,
@@ -353,12 +347,7 @@ fn identity(wanted: &Identity, found: &IdentityConfig, known: Known<'_>) -> Opti
     (!changed.is_empty()).then(|| Step::Identity { write: Box::new(write), changed })
 }
 
-fn account(
-    wanted: &Account,
-    config: &Config,
-    secrets: &Secrets,
-    known: Known<'_>,
-) -> Option<Step> {
+fn account(wanted: &Account, config: &Config, secrets: &Secrets, known: Known<'_>) -> Option<Step> {
     let external_id = secrets.external_ids.get(&wanted.id);
     if wanted.external_id.is_some() && external_id.is_none() {
         // An entry without it would be one that does not work.

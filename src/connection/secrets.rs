@@ -103,9 +103,7 @@ impl Connections {
     ) -> Result<T, Error> {
         match tokio::time::timeout(super::KUBERNETES_TIMEOUT, write).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                Err(Error::Write { name: name.to_owned(), source: Arc::new(error) })
-            }
+            Ok(Err(error)) => Err(Error::Write { name: name.to_owned(), source: Arc::new(error) }),
             Err(_) => Err(Error::WriteTimeout { name: name.to_owned() }),
         }
     }

@@ -5,9 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    ClientConfig, IdentityConfig, KeyRef, Span, StsAccount, WrittenKeys, reasons,
-};
+use super::{ClientConfig, IdentityConfig, KeyRef, Span, StsAccount, WrittenKeys, reasons};
 
 /// A Vault whose AWS auth mount we manage, and the tenants that may use it. A tenant never chooses the
 /// address to which a signed AWS identity is sent: that is why this is an object of the admin.

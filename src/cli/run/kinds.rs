@@ -3,10 +3,7 @@
 //! A controller is woken by a change of what its resources refer to, and only by a change that can
 //! matter to them: a status that says the same again wakes nobody.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::{
     StreamExt,
