@@ -92,7 +92,10 @@ impl Backends {
         memory: &mut Memory,
         now: Timestamp,
     ) -> Result<(), Error> {
-        let whole = recent(memory.whole, WHOLE_INTERVAL, now);
+        // What was found counts only where it could be told.
+        let told = find(&status.conditions, "MountConfigured")
+            .is_some_and(|told| told.observed_generation == backend.metadata.generation);
+        let whole = told && recent(memory.whole, WHOLE_INTERVAL, now);
         if whole
             && (status.sts_endpoint.is_none() || recent(memory.endpoint, ENDPOINT_INTERVAL, now))
         {

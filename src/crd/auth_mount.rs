@@ -1,6 +1,5 @@
 //! What of a managed AWS auth mount is declared: config/client, config/identity, config/sts.
 
-use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +7,7 @@ use super::{KeyRef, LocalRef};
 
 /// `auth/<mount>/config/client`: how Vault itself speaks to AWS. A field that is not given is not
 /// touched.
-#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientConfig {
     /// Secret in the operator's namespace with aws_access_key_id and aws_secret_access_key. They are
@@ -43,7 +42,6 @@ pub struct ClientConfig {
         length(max = 32),
         inner(length(max = 128), pattern(r"^[Xx]-[Aa][Mm][Zz]-[A-Za-z0-9]+(-[A-Za-z0-9]+)*$"))
     )]
-    #[x_kube(merge_strategy = ListMerge::Set)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_sts_header_values: Option<Vec<String>>,
     /// How often Vault retries a failed request to AWS; -1 is the SDK's default.
@@ -54,7 +52,7 @@ pub struct ClientConfig {
 
 /// `auth/<mount>/config/identity`: the entity alias that a login gets, and what is known of it. A field
 /// that is not given is not touched. The words are Vault's own.
-#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IdentityConfig {
     /// Alias of IAM logins. role_id, Vault's default: all who log in at one role are one entity. Another
@@ -64,7 +62,6 @@ pub struct IdentityConfig {
     /// What an IAM login records. account_id and auth_type are always kept: without auth_type no token
     /// can be renewed.
     #[schemars(length(max = 9))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iam_metadata: Option<Vec<IamMetadata>>,
     /// Alias of EC2 logins; Vault's default is role_id.
@@ -72,7 +69,6 @@ pub struct IdentityConfig {
     pub ec2_alias: Option<Ec2Alias>,
     /// What an EC2 login records. account_id and auth_type are always kept.
     #[schemars(length(max = 5))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ec2_metadata: Option<Vec<Ec2Metadata>>,
 }
