@@ -95,12 +95,14 @@ pub enum Error {
     #[error("there is no auth mount at auth/{0}; enable it, or set auth.management: Managed")]
     MountNotFound(String),
     /// Something else is mounted there.
-    #[error("auth/{mount} is of type {kind}, not aws")]
+    #[error("auth/{mount} is of type {kind}, not {wanted}")]
     MountConflict {
         /// The mount.
         mount: String,
         /// Its type.
         kind: String,
+        /// What it is to be.
+        wanted: String,
     },
     /// The certificates' mount is something else.
     #[error("the mount {0} is not KV version 2; certificates.mount must name a KV v2 engine")]

@@ -28,5 +28,5 @@ path "sys/mounts/auth/aws/tune" {
 
 # Once, to enable the mount; take it away again when the mount is there.
 path "sys/auth/aws" {
-  capabilities = ["create", "update", "sudo"]
+  capabilities = ["update", "sudo"]
 }

@@ -16,9 +16,9 @@ pub async fn apply(caller: &Caller, mount: &str, plan: &Plan) -> Result<(), (usi
 
 async fn write(caller: &Caller, mount: &str, step: &Step) -> Result<(), vault::Error> {
     match step {
-        Step::Enable => {
+        Step::Enable { kind } => {
             let description = "AWS IAM logins, kept by vault-aws-operator";
-            mounts::enable_auth(caller, mount, "aws", description).await
+            mounts::enable_auth(caller, mount, kind, description).await
         }
         Step::Tune { default_lease_ttl, max_lease_ttl } => {
             mounts::tune_auth(caller, mount, *default_lease_ttl, *max_lease_ttl).await

@@ -12,6 +12,8 @@ use crate::{
 pub struct Desired {
     /// The auth mount.
     pub mount: String,
+    /// Its type: `aws`, or the name of a plugin.
+    pub kind: String,
     /// The KV v2 mount.
     pub kv_mount: String,
     /// What is ours of the mount's configuration; `None` under `management: Observed`.
@@ -115,6 +117,7 @@ impl Desired {
             .then(|| Managed::parse(&spec.auth, server_id));
         Ok(Self {
             mount: spec.auth.mount.clone(),
+            kind: spec.auth.kind.clone(),
             kv_mount: spec.certificates.mount.clone(),
             managed,
             wants_namespace: spec.vault.namespace.is_some(),
@@ -160,7 +163,7 @@ mod tests {
     fn the_minimal_backend_can_work() {
         let desired = parse(|_| ()).unwrap();
         assert_eq!((desired.mount.as_str(), desired.kv_mount.as_str()), ("aws", "secret"));
-        assert_eq!(desired.managed, None);
+        assert_eq!((desired.kind.as_str(), desired.managed), ("aws", None));
     }
 
     #[test]

@@ -2,6 +2,16 @@
 //!
 //! `None` is a field that was not given: it is neither compared nor written. Values stand here as
 //! Vault gives them back, so that what was written is found equal.
+//!
+//! What the operator asks of Vault for it, beyond `sys/auth` (read), which it reads for every mount:
+//!
+//! | path | capabilities | for |
+//! | --- | --- | --- |
+//! | `auth/<mount>/config/client` | create, read, update | always: server ID, and `client` |
+//! | `auth/<mount>/config/identity` | read, update | `identity` |
+//! | `auth/<mount>/config/sts/<accountId>` | create, read, update | `accounts` |
+//! | `sys/mounts/auth/<mount>/tune` | update | `defaultLeaseTtl`, `maxLeaseTtl` |
+//! | `sys/auth/<mount>` | update, sudo | once, where the mount is missing |
 
 use crate::crd::{self, AuthMount, Ec2Metadata, IamMetadata, KeyRef, Span};
 

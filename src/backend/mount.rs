@@ -71,6 +71,12 @@ impl Memory {
         known.filter(|known| known.of == of).unwrap_or(Self { of, ..Self::default() })
     }
 
+    /// What was sent and still differs was dropped by the server; what differs no more was not.
+    fn judge(&mut self, sent: BTreeSet<String>, differing: &BTreeSet<String>) {
+        self.dropped.extend(sent);
+        self.dropped.retain(|field| differing.contains(field));
+    }
+
     /// Compares again as soon as possible.
     pub(super) fn distrust(&mut self) {
         self.whole = None;
@@ -153,6 +159,8 @@ impl Backends {
         let put_back = apply(caller, &desired.mount, &plan).await.map_err(|(_, error)| error);
         let (message, news) = match &put_back {
             Ok(()) => (format!("{what}; put back"), true),
+            // Said elsewhere; it is tried again at once.
+            Err(error) if error.is_shared() || error.is_token_invalid() => (String::new(), false),
             Err(error) => {
                 found.mount = Some(Verdict::no("MountConfigured", error.reason(), chain(error)));
                 let known = find(&status.conditions, "MountConfigured")
@@ -183,9 +191,10 @@ impl Backends {
     ) -> Result<bool, Error> {
         let mut observed = observe(caller, desired).await?;
         let refuse = match &observed.mount {
-            Some(mount) if mount.kind != "aws" => Some(Error::MountConflict {
+            Some(mount) if mount.kind != desired.kind => Some(Error::MountConflict {
                 mount: desired.mount.clone(),
                 kind: mount.kind.clone(),
+                wanted: desired.kind.clone(),
             }),
             None if desired.managed.is_none() => Some(Error::MountNotFound(desired.mount.clone())),
             _ => None,
@@ -209,8 +218,7 @@ impl Backends {
         let known = Known { written: status.client_keys.as_ref(), dropped: &nothing };
         let left = plan(desired, &observed, &secrets, known);
         let differing = left.fields();
-        memory.dropped.extend(steps.fields());
-        memory.dropped.retain(|field| differing.contains(field));
+        memory.judge(steps.fields(), &differing);
         let endpoint =
             desired.managed.as_ref().and_then(|managed| managed.client.sts_endpoint.clone());
         status.sts_endpoint = endpoint.filter(|_| !differing.contains(plan::STS_ENDPOINT));
@@ -356,4 +364,74 @@ fn verdict(managed: Option<&Managed>, left: &Plan, dropped: &BTreeSet<String>) -
 fn foreign(value: &str) -> String {
     let plain: String = value.chars().flat_map(char::escape_debug).collect();
     format!("`{}`", shorten(&plain, FOREIGN_LIMIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn set(fields: &[&str]) -> BTreeSet<String> {
+        fields.iter().map(|field| (*field).to_owned()).collect()
+    }
+
+    fn backend(generation: i64, refresh: &str) -> VaultAwsBackend {
+        serde_json::from_value(json!({
+            "apiVersion": "vaultaws.dev/v1alpha1", "kind": "VaultAwsBackend",
+            "metadata": {
+                "name": "default", "uid": "u", "generation": generation,
+                "annotations": {REFRESH_ANNOTATION: refresh},
+            },
+            "spec": {
+                "vault": {"address": "https://vault.example.com:8200"},
+                "operatorLogin": {"serviceAccount": {"role": "operator"}},
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_field_that_was_sent_and_still_differs_was_dropped() {
+        let mut memory = Memory::default();
+        memory.judge(
+            set(&["config/client a", "config/client b"]),
+            &set(&["config/client b", "tune c"]),
+        );
+        assert_eq!(memory.dropped, set(&["config/client b"]));
+        // It is not sent again, and still differs.
+        memory.judge(set(&[]), &set(&["config/client b"]));
+        assert_eq!(memory.dropped, set(&["config/client b"]));
+        // Somebody put it right, or it is not declared any more.
+        memory.judge(set(&[]), &set(&[]));
+        assert_eq!(memory.dropped, set(&[]));
+    }
+
+    #[test]
+    fn a_dropped_field_is_named_in_the_same_words_each_time() {
+        let dropped = set(&["config/sts/111122223333 external_id", "config/client sts_region"]);
+        let say = || verdict(Some(&Managed::default()), &Plan::default(), &dropped);
+        assert_eq!((say().holds, say().reason), (Some(false), "UnsupportedByServer"));
+        let named = "config/client sts_region, config/sts/111122223333 external_id;";
+        assert!(say().message.contains(named), "{}", say().message);
+        assert_eq!(say(), say());
+    }
+
+    #[test]
+    fn another_spec_another_version_or_a_wish_is_looked_at_anew() {
+        let known = Memory { dropped: set(&["x"]), ..Memory::of(None, &backend(1, "a"), "1.21.1") };
+        let of = |backend: &VaultAwsBackend, version: &str| {
+            Memory::of(Some(known.clone()), backend, version).dropped.len()
+        };
+        assert_eq!(of(&backend(1, "a"), "1.21.1"), 1);
+        assert_eq!(of(&backend(2, "a"), "1.21.1"), 0);
+        assert_eq!(of(&backend(1, "b"), "1.21.1"), 0);
+        assert_eq!(of(&backend(1, "a"), "2.0.0"), 0, "it may know the field");
+    }
+
+    #[test]
+    fn what_somebody_else_wrote_is_shown_on_one_line_and_short() {
+        assert_eq!(foreign("https://a\n\u{1b}[31m"), "`https://a\\n\\u{1b}[31m`");
+        assert!(foreign(&"x".repeat(5000)).len() < 210);
+    }
 }

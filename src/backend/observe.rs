@@ -54,7 +54,7 @@ pub async fn observe(caller: &Caller, desired: &Desired) -> Result<Observed, vau
         max_lease_ttl: mount.config.max_lease_ttl,
     });
     let config = match (&mount, &desired.managed) {
-        (Some(mount), Some(managed)) if mount.kind == "aws" => {
+        (Some(mount), Some(managed)) if mount.kind == desired.kind => {
             Some(config(caller, &desired.mount, managed).await?)
         }
         _ => None,

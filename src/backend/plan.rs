@@ -77,7 +77,10 @@ pub enum Step {
         found: String,
     },
     /// Enable the AWS auth method.
-    Enable,
+    Enable {
+        /// `aws`, or the name of a plugin.
+        kind: String,
+    },
     /// Set the TTLs of the mount that differ, in seconds.
     Tune {
         /// 0 = the server's.
@@ -116,7 +119,7 @@ impl Step {
     /// Where it writes: `config/client`, …
     fn place(&self) -> String {
         match self {
-            Self::Enable | Self::Tune { .. } => "tune".into(),
+            Self::Enable { .. } | Self::Tune { .. } => "tune".into(),
             Self::StsEndpoint { .. } | Self::Client { .. } => "config/client".into(),
             Self::Identity { .. } => "config/identity".into(),
             Self::Account { account, .. } => format!("config/sts/{account}"),
@@ -126,7 +129,7 @@ impl Step {
     /// The fields that it changes.
     fn changed(&self) -> Vec<&'static str> {
         match self {
-            Self::Enable => Vec::new(),
+            Self::Enable { .. } => Vec::new(),
             Self::StsEndpoint { .. } => vec!["sts_endpoint"],
             Self::Tune { default_lease_ttl, max_lease_ttl } => {
                 let default = default_lease_ttl.map(|_| "default_lease_ttl");
@@ -142,7 +145,7 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Enable => f.write_str("enable the mount"),
+            Self::Enable { .. } => f.write_str("enable the mount"),
             Self::Tune { .. } => write!(f, "tune the mount: {}", self.changed().join(", ")),
             Self::StsEndpoint { .. } => f.write_str("put sts_endpoint of config/client right"),
             _ => write!(f, "write {}: {}", self.place(), self.changed().join(", ")),
@@ -174,7 +177,7 @@ pub fn plan(desired: &Desired, observed: &Observed, secrets: &Secrets, known: Kn
     let mut steps = Vec::new();
     steps.extend(endpoint(&managed.client, config.client.as_ref()));
     if observed.mount.is_none() {
-        steps.push(Step::Enable);
+        steps.push(Step::Enable { kind: desired.kind.clone() });
     }
     steps.extend(tune(managed, observed, known));
     let keys = keys_differ(&config, secrets.keys.as_ref(), known.written);

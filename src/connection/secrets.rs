@@ -67,6 +67,8 @@ impl Connections {
     /// # Errors
     /// What the API server said.
     pub async fn fingerprint_key(&self) -> Result<Redacted<Vec<u8>>, Error> {
+        // Two backends that make one at once would each remember by its own.
+        let _making = self.reading.lock().await;
         let secrets = self.own_secrets();
         let found = self.read("Secret", FINGERPRINTS, secrets.get_opt(FINGERPRINTS)).await?;
         let found = found.and_then(|secret| secret.data?.remove(FINGERPRINT_KEY));

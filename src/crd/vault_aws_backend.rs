@@ -188,6 +188,11 @@ pub struct AuthMount {
     #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$"))]
     #[serde(default = "aws")]
     pub mount: String,
+    /// Type of the mount, where it is enabled and where it is found: aws, or the name under which a plugin
+    /// is registered (OpenBao: auth-aws). Default aws.
+    #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_.-]+$"))]
+    #[serde(rename = "type", default = "aws")]
+    pub kind: String,
     /// Value of the header X-Vault-AWS-IAM-Server-ID that each login signs, so that a login made for
     /// another Vault is worthless here. Default: the host of vault.address.
     #[schemars(length(min = 1, max = 253), pattern(r"^[A-Za-z0-9._:/-]+$"))]
@@ -225,6 +230,7 @@ impl Default for AuthMount {
     fn default() -> Self {
         Self {
             mount: aws(),
+            kind: aws(),
             server_id: None,
             management: Management::Observed,
             default_lease_ttl: None,
@@ -483,7 +489,7 @@ reasons! {
         MountObserved,
         /// There is no such auth mount.
         MountNotFound,
-        /// Something else than AWS auth is mounted there.
+        /// A mount of another type than `auth.type` is there.
         MountConflict,
         /// config/client has an access key that is neither the Secret's nor the last one written: it is
         /// left alone.

@@ -33,6 +33,7 @@ tests![
     a_deleted_backend_leaves_the_mount_as_it_is,
     what_vault_would_refuse_is_refused_by_the_schema,
     what_vault_refuses_is_told_in_the_same_words_each_time,
+    a_mount_of_another_type_is_not_touched,
 ];
 
 const OTHER_STS: &str = "http://127.0.0.1:9";
@@ -675,5 +676,22 @@ async fn what_vault_refuses_is_told_in_the_same_words_each_time(world: World) {
     }
     world.write(&tune(&world), json!({"max_lease_ttl": "2h"})).await;
     refresh(&world).await;
+    configured(&world).await;
+}
+
+async fn a_mount_of_another_type_is_not_touched(world: World) {
+    world.write(&mount(&world), json!({"type": "userpass"})).await;
+    let mark = world.mark();
+    whole(&world).apply().await;
+    let backend = world.backend_ref();
+    let said = world.becomes(&backend, "MountConfigured", "False", "MountConflict").await;
+    assert!(said.message.contains("userpass, not aws"), "{}", said.message);
+    assert_eq!(writes(&world, mark), []);
+    assert_eq!(world.vault().delete(&mount(&world)).await.expect("Vault").0, 204);
+    // A plugin under a name of its own, which this server has not.
+    whole(&world).with("spec.auth.type", "auth-aws").apply().await;
+    let said = world.becomes(&backend, "MountConfigured", "False", "VaultRefused").await;
+    assert!(said.message.contains("auth-aws"), "{}", said.message);
+    whole(&world).apply().await;
     configured(&world).await;
 }

@@ -10,6 +10,7 @@ const STS: &str = "https://sts.amazonaws.com";
 fn desired() -> Desired {
     Desired {
         mount: "aws".into(),
+        kind: "aws".into(),
         kv_mount: "secret".into(),
         managed: Some(Managed {
             client: Client {
