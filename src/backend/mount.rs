@@ -1,7 +1,7 @@
 //! The auth mount, compared with the spec and, where it is ours, put right.
 //!
-//! The STS endpoint comes first, and is looked at more often than the rest: whoever answers there says
-//! who is who, so whoever can change it can log in as anybody at this mount.
+//! The STS endpoint comes first, and config/client is looked at more often than the rest: whoever answers
+//! there says who is who, so whoever can change it can log in as anybody at this mount.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,8 +31,8 @@ use crate::{
 
 /// Between two comparisons of the mounts while nothing changes.
 const WHOLE_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
-/// Between two looks at the STS endpoint.
-const ENDPOINT_INTERVAL: SignedDuration = SignedDuration::from_secs(30);
+/// Between two looks at config/client.
+const CLIENT_INTERVAL: SignedDuration = SignedDuration::from_secs(30);
 /// How much is said of a value that somebody else wrote into Vault, in bytes.
 const FOREIGN_LIMIT: usize = 200;
 
@@ -53,8 +53,8 @@ pub(super) struct Memory {
     of: Wish,
     /// When all was last compared, and nothing was left to do.
     whole: Option<Timestamp>,
-    /// When the STS endpoint was last found right.
-    endpoint: Option<Timestamp>,
+    /// When config/client was last looked at, and nothing was left to do.
+    client: Option<Timestamp>,
     /// Fields that the server did not keep; see [`Plan::fields`].
     dropped: BTreeSet<String>,
 }
@@ -102,14 +102,12 @@ impl Backends {
         let told = find(&status.conditions, "MountConfigured")
             .is_some_and(|told| told.observed_generation == backend.metadata.generation);
         let whole = told && recent(memory.whole, WHOLE_INTERVAL, now);
-        if whole
-            && (status.sts_endpoint.is_none() || recent(memory.endpoint, ENDPOINT_INTERVAL, now))
-        {
+        if whole && (desired.managed.is_none() || recent(memory.client, CLIENT_INTERVAL, now)) {
             return Ok(());
         }
         let caller = self.connections.operator(backend).await?;
-        if self.endpoint_holds(&caller, desired, status, found).await? && whole {
-            memory.endpoint = Some(now);
+        if self.client_holds(&caller, desired, status, found, memory).await? && whole {
+            memory.client = Some(now);
             return Ok(());
         }
         let compared = self.compare(&caller, backend, desired, status, found, memory).await;
@@ -122,38 +120,40 @@ impl Backends {
         }
         if compared? {
             memory.whole = Some(now);
-            memory.endpoint = Some(now);
+            memory.client = Some(now);
         }
         Ok(())
     }
 
-    /// Whether the STS endpoint that was once found right still is. If not, it is put right, alone and
-    /// before anything else is read or written, and people are told.
-    async fn endpoint_holds(
+    /// Whether config/client still is as declared, the keys apart. An STS endpoint that was once found
+    /// right and is not any more is put right, alone and before anything else is read or written, and
+    /// people are told.
+    async fn client_holds(
         &self,
         caller: &Caller,
         desired: &Desired,
         status: &VaultAwsBackendStatus,
         found: &mut Found,
+        memory: &Memory,
     ) -> Result<bool, Error> {
-        let (Some(managed), Some(confirmed)) = (&desired.managed, &status.sts_endpoint) else {
-            return Ok(true);
-        };
+        let Some(managed) = &desired.managed else { return Ok(true) };
         // What cannot be read is for the whole comparison to say.
-        let Ok(client) = aws_auth::read_client_config(caller, &desired.mount).await else {
+        let Ok(Some(client)) = aws_auth::read_client_config(caller, &desired.mount).await else {
             return Ok(false);
         };
-        let Some(step) = plan::endpoint(&managed.client, client.as_ref()) else { return Ok(true) };
-        let Step::StsEndpoint { found: forged, .. } = &step else { return Ok(true) };
-        if forged == confirmed {
-            // Not Vault has changed, but the spec.
-            return Ok(false);
-        }
+        let Some(step) = plan::endpoint(&managed.client, Some(&client)) else {
+            return Ok(plan::client_holds(&managed.client, client, &memory.dropped));
+        };
+        // Where it was never right, or the spec has changed and not Vault, nobody has forged anything.
+        let confirmed = match &status.sts_endpoint {
+            Some(confirmed) if *confirmed != client.sts_endpoint => confirmed,
+            _ => return Ok(false),
+        };
         let what = format!(
             "auth/{}/config/client forwarded logins to {} instead of {confirmed}: whoever answers there \
              could log in as anybody",
             desired.mount,
-            foreign(forged)
+            foreign(&client.sts_endpoint)
         );
         let plan = Plan { steps: vec![step], rotated: None };
         let put_back = apply(caller, &desired.mount, &plan).await.map_err(|(_, error)| error);

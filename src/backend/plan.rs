@@ -210,6 +210,14 @@ pub fn endpoint(wanted: &Client, found: Option<&ClientConfig>) -> Option<Step> {
     (*wanted != found).then(|| Step::StsEndpoint { write: Box::new(write), found })
 }
 
+/// Whether a config/client is as declared, the keys apart.
+pub fn client_holds(wanted: &Client, found: ClientConfig, dropped: &BTreeSet<String>) -> bool {
+    let config = Config { client: Some(found), ..Config::default() };
+    let known = Known { written: None, dropped };
+    endpoint(wanted, config.client.as_ref()).is_none()
+        && client(wanted, &config, &KeysDiffer::No, known).is_none()
+}
+
 /// Compares the fields of one place.
 struct Fields<'a> {
     place: String,

@@ -24,6 +24,7 @@ tests![
     a_field_that_is_not_given_is_left_to_others,
     what_somebody_changed_is_put_right,
     a_forged_sts_endpoint_is_put_right_first_and_told,
+    a_config_client_that_is_deleted_or_opened_is_back_within_a_minute,
     a_forged_sts_endpoint_is_put_right_although_a_secret_is_missing,
     a_forged_sts_endpoint_that_cannot_be_put_right_is_told_once,
     changed_keys_are_written_once,
@@ -402,6 +403,26 @@ async fn a_forged_sts_endpoint_is_put_right_first_and_told(world: World) {
     let count =
         metrics.lines().find_map(|line| line.strip_prefix("vault_aws_sts_endpoint_drifts_total "));
     assert!(count.is_some_and(|count| count != "0"), "{count:?}");
+}
+
+async fn a_config_client_that_is_deleted_or_opened_is_back_within_a_minute(world: World) {
+    world.backend().without("spec.auth.client.stsEndpoint").apply().await;
+    configured(&world).await;
+    let before = everything(&world).await;
+    let path = config(&world, "client");
+    world.write(&path, json!({"iam_server_id_header_value": "", "max_retries": -1})).await;
+    let minute = Duration::from_secs(60);
+    let back = async || (client(&world).await == before["client"]).then_some(());
+    world.eventually("the server ID to be asked for again", minute, back).await;
+    assert_eq!(world.vault().delete(&path).await.expect("Vault").0, 204);
+    let back = async || {
+        let found = world.read(&path).await?;
+        (found["sts_region"] == before["client"]["sts_region"]).then_some(())
+    };
+    world.eventually("config/client to be back", minute, back).await;
+    configured(&world).await;
+    let drift = events(&world).await.iter().any(|(_, reason, _)| reason == "StsEndpointDrift");
+    assert!(!drift, "no STS endpoint is declared");
 }
 
 async fn a_forged_sts_endpoint_is_put_right_although_a_secret_is_missing(world: World) {

@@ -295,3 +295,17 @@ fn no_step_shows_a_secret() {
     let shown = format!("{plan:?} {plan}");
     assert!(!shown.contains("Ours1234") && !shown.contains("\"secret\""), "{shown}");
 }
+
+#[test]
+fn config_client_holds_while_all_that_is_declared_stands_there() {
+    let wanted = desired().managed.unwrap().client;
+    let mut observed = configured();
+    let found = client_of(&mut observed);
+    let holds = |found: &ClientConfig| client_holds(&wanted, found.clone(), &BTreeSet::new());
+    found.access_key = "of somebody".into();
+    found.iam_endpoint = "https://iam.example.com".into();
+    assert!(holds(found));
+    let forged = ClientConfig { sts_endpoint: String::new(), ..found.clone() };
+    let open = ClientConfig { iam_server_id_header_value: String::new(), ..found.clone() };
+    assert!(!holds(&forged) && !holds(&open));
+}
