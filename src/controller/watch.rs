@@ -41,8 +41,11 @@ use crate::{clock, fault::chain, lock::lock, telemetry::Metrics};
 /// What the client adds to it before it takes the connection for dead.
 const WATCH_MARGIN: Duration = Duration::from_secs(5);
 
-/// How long a watch may take to be accepted, and a page of a list to arrive.
+/// How long a page of a list may take to arrive.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a watch may take to be accepted: the API server does so before there is anything to tell.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
@@ -576,9 +579,9 @@ impl<K: Kind> Follower<K> {
         let began = Instant::now();
         let opened = async {
             let request = request.map_err(kube::Error::BuildRequest)?;
-            timeout(ANSWER_TIMEOUT, client.request_events::<Guarded<K>>(request))
+            timeout(ACCEPT_TIMEOUT, client.request_events::<Guarded<K>>(request))
                 .await
-                .map_err(|_| Broken::Silent(ANSWER_TIMEOUT))?
+                .map_err(|_| Broken::Silent(ACCEPT_TIMEOUT))?
                 .map_err(Broken::from)
         };
         let stream = match opened.await {
