@@ -259,60 +259,64 @@ impl Certs {
         }
 
         let session = aside(self.identities.session(&key, &desired, &place)).await?;
-        let read = |caller: Caller| {
-            let (api, view, desired, previous) = (&api, &view, &desired, &previous);
-            async move { observe(&caller, api, view, desired, previous, now).await }
-        };
-        let observed = match read(session.caller().clone()).await {
-            // A dead token costs one login, and only a token that Vault calls dead.
-            Err(observe::Error::Vault(error))
-                if error.is_token_invalid()
-                    && self.identities.sessions.invalidate(&key, &session) =>
-            {
-                let session = aside(self.identities.session(&key, &desired, &place)).await?;
-                read(session.caller().clone()).await?
+        // Large, and many passes wait for a session at once: the rest has a place of its own.
+        Box::pin(async {
+            let read = |caller: Caller| {
+                let (api, view, desired, previous) = (&api, &view, &desired, &previous);
+                async move { observe(&caller, api, view, desired, previous, now).await }
+            };
+            let observed = match read(session.caller().clone()).await {
+                // A dead token costs one login, and only a token that Vault calls dead.
+                Err(observe::Error::Vault(error))
+                    if error.is_token_invalid()
+                        && self.identities.sessions.invalidate(&key, &session) =>
+                {
+                    let session = aside(self.identities.session(&key, &desired, &place)).await?;
+                    read(session.caller().clone()).await?
+                }
+                other => other?,
+            };
+            let unreadable =
+                observed.entries.iter().any(|entry| matches!(entry.held, plan::Held::Unreadable));
+            let plan = plan(&desired, observed, &previous, now);
+            if !plan.is_empty() {
+                let steps = plan.to_string();
+                tracing::info!(
+                    namespace,
+                    name = sync.name_any(),
+                    plan = steps.trim_end(),
+                    "delivering"
+                );
             }
-            other => other?,
-        };
-        let unreadable =
-            observed.entries.iter().any(|entry| matches!(entry.held, plan::Held::Unreadable));
-        let plan = plan(&desired, observed, &previous, now);
-        if !plan.is_empty() {
-            let steps = plan.to_string();
-            tracing::info!(
-                namespace,
-                name = sync.name_any(),
-                plan = steps.trim_end(),
-                "delivering"
-            );
-        }
-        let owner = owner(sync);
-        let applied = apply(plan, &api, &view, &owner, &previous.certificates, now).await;
-        let near = verdict::near_the_end(&applied.certificates, now).unwrap_or(interval);
-        self.remember(sync, desired, interval, near, now);
-        self.metrics.source_read(&namespace, &sync.name_any(), now);
+            let owner = owner(sync);
+            let applied = apply(plan, &api, &view, &owner, &previous.certificates, now).await;
+            let near = verdict::near_the_end(&applied.certificates, now).unwrap_or(interval);
+            self.remember(sync, desired, interval, near, now);
+            self.metrics.source_read(&namespace, &sync.name_any(), now);
 
-        let mut status = previous;
-        status.last_handled_refresh = refresh(sync).or(status.last_handled_refresh);
-        let before = status.certificates.clone();
-        let mut outcome = verdict::told(status, applied.certificates, interval, now);
-        if outcome.status.certificates != before {
-            outcome.status.last_synced_time = Some(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
-        }
-        outcome.notes.extend(applied.written.iter().map(|secret| Note {
-            warning: false,
-            reason: SyncReason::Delivered.as_str(),
-            message: format!("wrote Secret `{secret}`"),
-        }));
-        outcome.notes.extend(applied.deleted.iter().map(|secret| Note {
-            warning: false,
-            reason: SyncReason::SourceRemoved.as_str(),
-            message: format!("deleted Secret `{secret}`: its entry was removed from Vault"),
-        }));
-        if applied.try_again || unreadable {
-            outcome.next = Next::Retry(Retry::Soon);
-        }
-        Ok(outcome)
+            let mut status = previous;
+            status.last_handled_refresh = refresh(sync).or(status.last_handled_refresh);
+            let before = status.certificates.clone();
+            let mut outcome = verdict::told(status, applied.certificates, interval, now);
+            if outcome.status.certificates != before {
+                outcome.status.last_synced_time = Some(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+            }
+            outcome.notes.extend(applied.written.iter().map(|secret| Note {
+                warning: false,
+                reason: SyncReason::Delivered.as_str(),
+                message: format!("wrote Secret `{secret}`"),
+            }));
+            outcome.notes.extend(applied.deleted.iter().map(|secret| Note {
+                warning: false,
+                reason: SyncReason::SourceRemoved.as_str(),
+                message: format!("deleted Secret `{secret}`: its entry was removed from Vault"),
+            }));
+            if applied.try_again || unreadable {
+                outcome.next = Next::Retry(Retry::Soon);
+            }
+            Ok(outcome)
+        })
+        .await
     }
 
     /// What is asked for, from the caches alone.

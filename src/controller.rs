@@ -367,28 +367,30 @@ impl<R: Reconcile> Pass<R> {
         Ended { object, uid, written, next }
     }
 
+    /// Each part has a place of its own, and only while it lasts: hundreds of passes may wait at once,
+    /// and one that waits is not to hold the room for all that it might do.
     async fn look(
         &self,
         object: &ObjectRef<R::Resource>,
         resource: &R::Resource,
     ) -> Told<R::Resource> {
         if resource.meta().deletion_timestamp.is_some() {
-            return self.let_go(object, resource).await;
+            return Box::pin(self.let_go(object, resource)).await;
         }
         // Before the first apply: what it leaves outside must not outlive the resource.
         match self.finalizer(resource, true).await {
             Ok(Finalizer::Stands) => {
-                let verdict = self.within(self.reconciler.apply(resource, self.now)).await;
-                self.tell(object, resource, verdict, None).await
+                let verdict = self.within(Box::pin(self.reconciler.apply(resource, self.now))).await;
+                Box::pin(self.tell(object, resource, verdict, None)).await
             }
             Ok(Finalizer::Changed(changed)) => {
-                let verdict = self.within(self.reconciler.apply(&changed, self.now)).await;
+                let verdict = self.within(Box::pin(self.reconciler.apply(&changed, self.now))).await;
                 let resource = changed.clone();
-                self.tell(object, &resource, verdict, Some(changed)).await
+                Box::pin(self.tell(object, &resource, verdict, Some(changed))).await
             }
             Ok(Finalizer::Outrun) => outrun(),
             Ok(Finalizer::Gone) => ("gone", None, None),
-            Err(failure) => self.tell(object, resource, Err(failure), None).await,
+            Err(failure) => Box::pin(self.tell(object, resource, Err(failure), None)).await,
         }
     }
 
@@ -503,11 +505,21 @@ impl<R: Reconcile> Pass<R> {
         resource: &R::Resource,
         wanted: bool,
     ) -> Result<Finalizer<R::Resource>, Failure> {
-        let Some(ours) = R::FINALIZER else { return Ok(Finalizer::Stands) };
-        let meta = resource.meta();
-        if has_finalizer::<R>(meta) == wanted {
-            return Ok(Finalizer::Stands);
+        match R::FINALIZER {
+            Some(ours) if has_finalizer::<R>(resource.meta()) != wanted => {
+                Box::pin(self.change_finalizer(resource, ours, wanted)).await
+            }
+            _ => Ok(Finalizer::Stands),
         }
+    }
+
+    async fn change_finalizer(
+        &self,
+        resource: &R::Resource,
+        ours: &str,
+        wanted: bool,
+    ) -> Result<Finalizer<R::Resource>, Failure> {
+        let meta = resource.meta();
         let mut finalizers = meta.finalizers.clone().unwrap_or_default();
         finalizers.retain(|finalizer| finalizer != ours);
         if wanted {
