@@ -51,7 +51,7 @@ use self::{
     pass::{Cleanup, Next, Outcome, Reconcile, Status},
     queue::{Queue, Urgency},
     report::{Failure, Reporter, Written, judge},
-    watch::{Event, Kind, Store, Watched, reference},
+    watch::{Event, Kind, Store, Watched},
 };
 use crate::{
     clock,
@@ -147,8 +147,9 @@ pub async fn run<R: Reconcile>(
 struct Desk<R: Reconcile> {
     kind: String,
     store: Store<R::Resource>,
-    queue: Queue<ObjectRef<R::Resource>>,
-    known: HashMap<ObjectRef<R::Resource>, Memory<R::Resource>>,
+    queue: Queue<Arc<ObjectRef<R::Resource>>>,
+    /// Of those only of whom there is something to remember.
+    known: HashMap<Arc<ObjectRef<R::Resource>>, Memory<R::Resource>>,
     passes: JoinSet<Ended<R::Resource>>,
     aside: Aside,
     reconciler: Arc<R>,
@@ -165,6 +166,12 @@ struct Memory<K> {
     written: Option<Arc<K>>,
 }
 
+impl<K> Memory<K> {
+    fn is_blank(&self) -> bool {
+        self.attempts == 0 && self.written.is_none()
+    }
+}
+
 impl<K> Default for Memory<K> {
     fn default() -> Self {
         Self { generation: None, attempts: 0, written: None }
@@ -173,7 +180,7 @@ impl<K> Default for Memory<K> {
 
 /// How a pass ended.
 struct Ended<K: Kind> {
-    object: ObjectRef<K>,
+    object: Arc<ObjectRef<K>>,
     uid: String,
     /// The resource as the pass left it, if it wrote to it.
     written: Option<Box<K>>,
@@ -185,8 +192,7 @@ impl<R: Reconcile> Desk<R> {
     /// Queues what is there at the start.
     fn open(&mut self) {
         let (now, clock) = (clock::now(), Instant::now());
-        for resource in self.store.state() {
-            let object = reference(&*resource);
+        for (object, resource) in self.store.entries() {
             match at_rest(&*self.reconciler, &resource) {
                 Some(interval) => {
                     let uid = resource.meta().uid.as_deref().unwrap_or_default();
@@ -215,16 +221,20 @@ impl<R: Reconcile> Desk<R> {
             && memory.written.as_ref().is_some_and(|written| !is_older(new.meta(), written.meta()))
         {
             memory.written = None; // The watch has caught up.
+            if memory.is_blank() {
+                self.known.remove(object);
+            }
         }
         let is_news = replaced || old.as_ref().is_none_or(|old| concerns(old.meta(), new.meta()));
-        if is_news {
-            self.queue.add(object, Urgency::Changed, Instant::now());
+        // One that is gone by now has another event coming.
+        if is_news && let Some(object) = self.store.key(object) {
+            self.queue.add(&object, Urgency::Changed, Instant::now());
         }
     }
 
     fn woken(&mut self, object: &ObjectRef<R::Resource>) {
-        if self.store.fetch(object).is_some() {
-            self.queue.add(object, Urgency::Woken, Instant::now());
+        if let Some(object) = self.store.key(object) {
+            self.queue.add(&object, Urgency::Woken, Instant::now());
         }
     }
 
@@ -298,7 +308,12 @@ impl<R: Reconcile> Desk<R> {
         {
             memory.written = Some(Arc::from(written));
         }
-        let Some(next) = next else { return };
+        let Some(next) = next else {
+            if memory.is_blank() {
+                self.known.remove(&object);
+            }
+            return;
+        };
         let delay = schedule::delay(next, &uid, memory.attempts, clock::now());
         let urgency = match next {
             Next::Tick(_) | Next::WhenChanged | Next::Retry(Retry::WhenChanged) => Urgency::Routine,
@@ -310,6 +325,9 @@ impl<R: Reconcile> Desk<R> {
             Next::Retry(_) => memory.attempts.saturating_add(1),
             Next::Tick(_) | Next::In(_) | Next::WhenChanged => 0,
         };
+        if memory.is_blank() {
+            self.known.remove(&object);
+        }
         self.queue.add(&object, urgency, Instant::now() + delay);
     }
 
@@ -352,7 +370,7 @@ impl<R: Reconcile> Pass<R> {
     /// Runs to the end whatever happens: a panic ends this pass and nothing else.
     async fn run(
         self,
-        object: ObjectRef<R::Resource>,
+        object: Arc<ObjectRef<R::Resource>>,
         resource: Arc<R::Resource>,
     ) -> Ended<R::Resource> {
         let began = Clock::now();
