@@ -29,6 +29,9 @@ const PASS_DEADLINE: Duration = Duration::from_secs(120);
 /// How long a request to the API server, other than a watch, may stay without a byte.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long events that wait may take to be sent at the end.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
+
 /// From the signal to the end; a pod has 30 seconds.
 const STOP_WITHIN: Duration = Duration::from_secs(22);
 
@@ -118,7 +121,9 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         tasks: JoinSet::new(),
     };
     let sessions = kinds::compose(&mut operator).await?;
+    let reporter = operator.reporter.clone();
     let ended = operator.run_until(signals).await;
+    reporter.flush(LAST_EVENTS).await;
     // After the last pass: nobody asks for a token any more.
     sessions.give_back().await;
     ended
