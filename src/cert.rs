@@ -253,6 +253,23 @@ impl Certs {
         now: Timestamp,
     ) -> Result<Outcome<VaultCertSyncStatus>, Error> {
         let namespace = sync.namespace().unwrap_or_default();
+        // At the start all of a namespace wait for its Secrets: what they need is made afterwards, and
+        // those that nothing is granted start no watch.
+        if !self.secrets.is_known(&namespace) {
+            let is_granted = self.desired(sync, &namespace)?.is_ok();
+            if is_granted {
+                aside(self.secrets.known(&namespace, &sync.name_any())).await;
+            }
+        }
+        Box::pin(self.deliver_there(sync, namespace, now)).await
+    }
+
+    async fn deliver_there(
+        &self,
+        sync: &VaultCertSync,
+        namespace: String,
+        now: Timestamp,
+    ) -> Result<Outcome<VaultCertSyncStatus>, Error> {
         let previous = self.previous(sync);
         let (mut desired, backend) = match self.desired(sync, &namespace)? {
             Ok(found) => found,
@@ -331,7 +348,8 @@ impl Certs {
             let before = status.certificates.clone();
             let mut outcome = verdict::told(status, applied.certificates, interval, now);
             if outcome.status.certificates != before {
-                outcome.status.last_synced_time = Some(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+                outcome.status.last_synced_time =
+                    Some(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
             }
             outcome.notes.extend(applied.written.iter().map(|secret| Note {
                 warning: false,

@@ -398,11 +398,13 @@ impl<R: Reconcile> Pass<R> {
         // Before the first apply: what it leaves outside must not outlive the resource.
         match self.finalizer(resource, true).await {
             Ok(Finalizer::Stands) => {
-                let verdict = self.within(Box::pin(self.reconciler.apply(resource, self.now))).await;
+                let verdict =
+                    self.within(Box::pin(self.reconciler.apply(resource, self.now))).await;
                 Box::pin(self.tell(object, resource, verdict, None)).await
             }
             Ok(Finalizer::Changed(changed)) => {
-                let verdict = self.within(Box::pin(self.reconciler.apply(&changed, self.now))).await;
+                let verdict =
+                    self.within(Box::pin(self.reconciler.apply(&changed, self.now))).await;
                 let resource = changed.clone();
                 Box::pin(self.tell(object, &resource, verdict, Some(changed))).await
             }

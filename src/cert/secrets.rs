@@ -135,6 +135,27 @@ impl Secrets {
         Self { watched, known: Arc::default() }
     }
 
+    /// Whether the Secrets of the namespace are known, or known not to be seen.
+    pub fn is_known(&self, namespace: &str) -> bool {
+        matches!(self.watched.access(Some(namespace)), Access::Granted | Access::Denied)
+    }
+
+    /// Starts the watch of the namespace and waits until its Secrets are known, or for ten seconds.
+    pub async fn known(&self, namespace: &str, sync: &str) {
+        self.watched.include(namespace);
+        // So that the watch ends with the sync, whatever comes next.
+        lock(&self.known)
+            .syncs
+            .entry(namespace.to_owned())
+            .or_default()
+            .entry(sync.to_owned())
+            .or_default();
+        let end = Instant::now() + FIRST_LIST;
+        while !self.is_known(namespace) && Instant::now() < end {
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// The Secrets of a sync's namespace; the watch starts with the first sync of the namespace.
     ///
     /// # Errors
