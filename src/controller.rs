@@ -73,7 +73,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// How long the finalizer may take to be written.
 const FINALIZER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Passes that wait aside count as waiting up to this many times the concurrency.
-const ASIDE: usize = 16;
+const ASIDE: usize = 8;
 /// How long the loop may rest before it gives a sign of life.
 const BEAT: Duration = Duration::from_secs(5);
 
