@@ -323,7 +323,7 @@ impl Connections {
                     CaBundleKind::ConfigMap => "ConfigMap",
                     CaBundleKind::Secret => "Secret",
                 };
-                let value = self.reference(kind, &reference.name, &reference.key).await?;
+                let value = Box::pin(self.reference(kind, &reference.name, &reference.key)).await?;
                 Some(value.expose().clone())
             }
             (None, None) => None,

@@ -5,7 +5,7 @@
 //! be a secret: no error text, no body, no header.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::{
         Arc, Mutex, OnceLock,
@@ -268,7 +268,6 @@ impl Metrics {
 
     /// A resource's conditions, `Ready` first, as they stand now.
     pub fn reported(&self, kind: &str, uid: &str, conditions: &[Condition]) {
-        let mut resources = lock(&self.inner.state.resources);
         let standing = Standing {
             reason: conditions.first().map_or_else(|| "Unknown".into(), |c| bounded(&c.reason)),
             conditions: conditions
@@ -276,12 +275,12 @@ impl Metrics {
                 .map(|c| (bounded(&c.type_), bounded(&c.status)))
                 .collect(),
         };
-        resources.entry(kind.to_owned()).or_default().insert(uid.into(), standing);
+        lock(&self.inner.state.resources).put(kind, uid, standing);
     }
 
     /// A resource is gone.
     pub fn forgotten(&self, kind: &str, uid: &str) {
-        if let Some(known) = lock(&self.inner.state.resources).get_mut(kind) {
+        if let Some(known) = lock(&self.inner.state.resources).by_kind.get_mut(kind) {
             known.remove(uid);
         }
     }
@@ -429,15 +428,44 @@ impl Inner {
 struct State {
     certificate_expiry: bool,
     leadership: OnceLock<Leadership>,
-    /// Kind → UID → standing.
-    resources: Mutex<HashMap<String, HashMap<Box<str>, Standing>>>,
+    resources: Mutex<Resources>,
     syncs: Mutex<BTreeMap<SyncName, Syncing>>,
 }
 
 /// Namespace and name.
 type SyncName = (Box<str>, Box<str>);
 
-#[derive(Debug)]
+/// How each resource stands. Thousands stand alike, and share one text of it.
+#[derive(Debug, Default)]
+struct Resources {
+    /// Kind → UID → standing.
+    by_kind: HashMap<String, HashMap<Box<str>, Arc<Standing>>>,
+    standings: HashSet<Arc<Standing>>,
+}
+
+impl Resources {
+    fn put(&mut self, kind: &str, uid: &str, standing: Standing) {
+        if self.standings.len() > SERIES_LIMIT {
+            self.standings.retain(|one| Arc::strong_count(one) > 1);
+        }
+        let shared = self.standings.get(&standing).cloned().unwrap_or_else(|| {
+            let new = Arc::new(standing);
+            self.standings.insert(Arc::clone(&new));
+            new
+        });
+        let Some(known) = self.by_kind.get_mut(kind) else {
+            let known = HashMap::from([(uid.into(), shared)]);
+            self.by_kind.insert(kind.to_owned(), known);
+            return;
+        };
+        match known.get_mut(uid) {
+            Some(held) => *held = shared,
+            None => drop(known.insert(uid.into(), shared)),
+        }
+    }
+}
+
+#[derive(Debug, Eq, Hash, PartialEq)]
 struct Standing {
     reason: Box<str>,
     conditions: Box<[(Box<str>, Box<str>)]>,
@@ -498,7 +526,7 @@ impl State {
         let resources = lock(&self.resources);
         let mut reasons: BTreeMap<(&str, &str), i64> = BTreeMap::new();
         let mut conditions: BTreeMap<(&str, &str, &str), i64> = BTreeMap::new();
-        for (kind, known) in resources.iter() {
+        for (kind, known) in &resources.by_kind {
             for standing in known.values() {
                 *reasons.entry((kind, &standing.reason)).or_default() += 1;
                 for (condition, status) in &standing.conditions {

@@ -32,7 +32,7 @@ pub struct References<'a> {
 }
 
 /// A sync that may be carried out.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Desired {
     /// The AWS principal.
     pub iam_role: IamRole,
@@ -67,7 +67,7 @@ pub struct Desired {
 }
 
 /// What is different for one entry.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Override {
     /// The Secret.
     pub secret_name: Option<String>,
@@ -78,7 +78,7 @@ pub struct Override {
 }
 
 /// What a certificate must be like, beyond what all must.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Validation {
     /// How long a new one must be valid.
     pub minimum_remaining: Duration,
@@ -91,7 +91,7 @@ pub struct Validation {
 }
 
 /// What the Secrets are to be like.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Target {
     /// Template of their names.
     pub secret_name: String,
@@ -114,7 +114,7 @@ pub struct Target {
 }
 
 /// A PKCS#12 keystore beside the PEM texts.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Pkcs12 {
     /// The Secret with the password.
     pub secret: String,

@@ -100,7 +100,7 @@ impl Role {
 
 /// Fields that a resource names itself. One that is named replaces its candidates, must be there,
 /// and is not a candidate for anything else.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Overrides {
     /// The field of the leaf.
     pub certificate: Option<String>,

@@ -221,13 +221,18 @@ async fn source(
     now: Timestamp,
 ) -> Result<Source, Error> {
     let path = desired.entry_path(name);
+    let pinned = desired.overrides.get(name).and_then(|one| one.version);
+    if before.is_none() && pinned.is_none() && matches!(held, Held::Absent) {
+        // The first look has nothing to compare with, and an answer with data says the same of the
+        // current version as the metadata would.
+        return read_source(vault, desired, name, None, now).await;
+    }
     let metadata = match kv::metadata(vault, &desired.kv_mount, &path).await {
         Ok(Some(metadata)) => metadata,
         Ok(None) => return Ok(Source::Absent),
         Err(error) if error.is_denied() => return Ok(Source::Forbidden),
         Err(error) => return Err(error.into()),
     };
-    let pinned = desired.overrides.get(name).and_then(|one| one.version);
     let version = pinned.unwrap_or(metadata.current_version);
     let Some(current) = metadata.versions.get(&version) else {
         return Ok(match pinned {
@@ -244,6 +249,18 @@ async fn source(
     if plan::is_current(before, version, &text(current.created_time), held) {
         return Ok(Source::Unchanged);
     }
+    read_source(vault, desired, name, pinned, now).await
+}
+
+/// The data of an entry, judged.
+async fn read_source(
+    vault: &Caller,
+    desired: &Desired,
+    name: &str,
+    pinned: Option<u64>,
+    now: Timestamp,
+) -> Result<Source, Error> {
+    let path = desired.entry_path(name);
     let answer = match kv::data(vault, &desired.kv_mount, &path, pinned).await {
         Ok(answer) => answer,
         Err(error) if error.is_denied() => return Ok(Source::Forbidden),

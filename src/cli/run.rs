@@ -33,6 +33,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections to the API server that are kept for requests to come.
 const CONNECTIONS: usize = 8;
 
+/// How long events that wait may take to be sent at the end.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
+
 /// From the signal to the end; a pod has 30 seconds.
 const STOP_WITHIN: Duration = Duration::from_secs(22);
 
@@ -134,7 +137,9 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         tasks: JoinSet::new(),
     };
     let sessions = kinds::compose(&mut operator).await?;
+    let reporter = operator.reporter.clone();
     let ended = operator.run_until(signals, &lease).await;
+    reporter.flush(LAST_EVENTS).await;
     // After the last pass: nobody asks for a token any more.
     sessions.give_back().await;
     resign.cancel();

@@ -31,7 +31,7 @@ use crate::{
         condition::{READY, find},
         watch::{Event, Kind, Scope, Store, Watched, reference, triggers},
     },
-    crd::{VaultAwsBackend, VaultAwsRole, VaultCertSync},
+    crd::{VaultAwsBackend, VaultAwsRole},
     leader::Leadership,
     role::{Roles, Stores},
     telemetry::Metrics,
@@ -178,7 +178,7 @@ fn sync(
     connections: &Arc<Connections>,
     identities: &Arc<Identities>,
 ) {
-    let syncs = operator.watch(operator.scope(), |_: &mut VaultCertSync| {});
+    let syncs = operator.watch(operator.scope(), cert::prune);
     let none = || Scope::Namespaces(Vec::new());
     let secrets = Secrets::new(operator.watch(none(), cert::secrets::prune));
     let accounts = Accounts::new(operator.watch(none(), cert::accounts::prune));

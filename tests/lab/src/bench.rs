@@ -36,6 +36,7 @@ use crate::{
 };
 
 pub mod cli;
+pub mod scale;
 mod table;
 
 use table::Table;
@@ -70,19 +71,31 @@ pub struct Settings {
 /// Something could not be built, started or stopped, or took too long.
 pub async fn run(settings: Settings) -> Result<String> {
     let story = Story::aside();
-    let building = async { tokio::task::spawn_blocking(Toolchain::ensure).await? };
-    story.step("servers are built", building).await?;
     let building = async {
         let release = settings.release;
         tokio::task::spawn_blocking(move || cargo::build_operator(release)).await?
     };
     let binary = story.step("operator is built", building).await?;
+    on_stage(story, &binary, async |stage| {
+        let bench = Bench { story, stage, settings, table: Table::default() };
+        bench.measure(&binary).await
+    })
+    .await
+}
+
+/// Measures on a lab that is set up before and removed afterwards.
+async fn on_stage(
+    story: Story,
+    binary: &Path,
+    measure: impl AsyncFnOnce(&Stage) -> Result<Table>,
+) -> Result<String> {
+    let building = async { tokio::task::spawn_blocking(Toolchain::ensure).await? };
+    story.step("servers are built", building).await?;
     let end = detached::asked_to_end()?;
     let options = Options { name: NAME.to_owned(), ..Options::default() };
     let measuring = async {
-        let stage = Stage::set(story, options, &binary).await?;
-        let bench = Bench { story, stage: &stage, settings, table: Table::default() };
-        let measured = bench.measure(&binary).await;
+        let stage = Stage::set(story, options, binary).await?;
+        let measured = measure(&stage).await;
         if let Err(error) = &measured {
             stage.explain(error).await;
         }
