@@ -142,6 +142,9 @@ impl Change {
         let Self { fields, changed, .. } = &mut change;
         desired.instances.change(role, fields, changed);
         desired.token.change(role, fields, changed);
+        if !changed.is_empty() {
+            desired.token.keep_networks(fields);
+        }
         change
     }
 
@@ -349,6 +352,19 @@ pub(super) mod tests {
             serde_json::to_value(fields(&again)).unwrap(),
             json!({"bound_iam_principal_arn": ["arn:aws:iam::111122223333:role/web"]})
         );
+    }
+
+    #[test]
+    fn networks_of_ipv6_are_sent_along_with_any_change() {
+        let sent = |network: &str| {
+            let spec = json!({"token": {"boundCidrs": [network]}});
+            let in_vault = json!({"token_bound_cidrs": [network], "token_ttl": 60});
+            let plan = against(spec, in_vault);
+            assert_eq!(plan.to_string(), "write role web: token_ttl\n");
+            serde_json::to_value(fields(&plan)).unwrap()
+        };
+        assert_eq!(sent("10.0.0.0/8"), json!({"token_ttl": 0}));
+        assert_eq!(sent("::1"), json!({"token_ttl": 0, "token_bound_cidrs": ["::1"]}));
     }
 
     #[test]

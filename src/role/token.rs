@@ -107,6 +107,15 @@ impl Token {
             changed.push("token_bound_cidrs");
         }
     }
+
+    /// Has the networks sent along with whatever else is written to an existing role, if one is of IPv6:
+    /// when Vault copies a role to change it, such an address becomes `::` unless it is sent anew.
+    pub fn keep_networks(&self, fields: &mut RoleWrite) {
+        if self.bound_cidrs.iter().any(|network| network.address.is_ipv6()) {
+            let all = self.bound_cidrs.iter().map(Network::to_string);
+            fields.token_bound_cidrs = Some(all.collect());
+        }
+    }
 }
 
 /// An address, or a network with the host bits as they were written: Vault keeps them.

@@ -229,6 +229,21 @@ async fn a_rebind_that_is_there_from_the_start_does_not_fire(world: World) {
     assert_eq!(writes.len(), 1, "{writes:?}");
 }
 
+/// The Secret by which the sync has a session of the IAM role of now.
+async fn new_session(world: &World) {
+    let keys = world.assume(ACCOUNT, "web").await;
+    let token = keys.session_token.unwrap_or_default();
+    leaks::plant("AWS secret key", &keys.secret_key);
+    leaks::plant("AWS session token", &token);
+    let keys = json!({
+        "aws_access_key_id": keys.access_key,
+        "aws_secret_access_key": keys.secret_key,
+        "aws_session_token": token,
+    });
+    let label = json!({"vaultaws.dev/use": "aws-credentials"});
+    secret(world, "keys", keys).with("metadata.labels", label).apply().await;
+}
+
 async fn logins_say_whether_the_principal_is_current(world: World) {
     let issued = Authority::new("World CA").issue("web.example.com");
     world.put_certificate("web", "tls", &issued).await;
@@ -236,21 +251,20 @@ async fn logins_say_whether_the_principal_is_current(world: World) {
     unique(&world).apply().await;
     world.ready(ROLE).await;
     world.becomes(ROLE, "PrincipalCurrent", "Unknown", "NoLoginSeen").await;
-    world.sync("web").apply().await;
+    new_session(&world).await;
+    world.sync("web").with("spec.identity.secretRef.name", "keys").apply().await;
     world.becomes(ROLE, "PrincipalCurrent", "True", "LoginSeen").await;
 
     recreate(&world).await;
-    // Another resource has no session yet.
-    world.delete("vaultcertsync/web").await;
-    world.gone("vaultcertsync/web", PATIENCE).await;
-    world.sync("web").apply().await;
+    new_session(&world).await;
+    world.refresh("web").await;
     world.becomes("vaultcertsync/web", "Ready", "False", "LoginDenied").await;
     let told = world.becomes(ROLE, "PrincipalCurrent", "False", "PrincipalMismatch").await;
     assert!(told.message.contains("vaultaws.dev/rebind"), "{}", told.message);
     assert_eq!(world.condition(ROLE, "Ready").await.expect("Ready").status, "True");
 
     rebind(&world, "1").await;
-    world.refresh("web").await;
+    new_session(&world).await;
     world.becomes(ROLE, "PrincipalCurrent", "True", "LoginSeen").await;
     // Without unique IDs it is no question.
     world.role("plain").with("spec.iamRole", world.iam_role("plain")).apply().await;

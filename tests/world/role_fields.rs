@@ -16,6 +16,7 @@ tests![
     what_is_taken_from_the_spec_is_taken_from_the_role,
     batch_tokens_and_back,
     a_token_setting_changed_by_hand_is_put_back,
+    networks_of_ipv6_survive_each_write,
     what_vault_would_refuse_the_api_server_refuses,
     what_cannot_change_the_api_server_keeps,
     what_the_rule_does_not_grant_is_denied,
@@ -200,7 +201,9 @@ async fn all_fields_of_an_ec2_role_are_equal_once_written(world: World) {
     });
     stands(&world, expected).await;
     // Keys that nobody declares are not ours.
-    world.write(&role_path(&world), json!({"role_tag": "by-hand"})).await;
+    let networks = ["127.0.0.1", "10.1.2.3/8", "2001:db8::/32", "::1"];
+    let by_hand = json!({"role_tag": "by-hand", "token_bound_cidrs": networks});
+    world.write(&role_path(&world), by_hand).await;
     is_left_alone(&world, &role).await;
     stands(&world, json!({"role_tag": "by-hand"})).await;
     let status = world.get("vaultawsrole/web").await.expect("the role")["status"].take();
@@ -255,17 +258,38 @@ async fn batch_tokens_and_back(world: World) {
 
 async fn a_token_setting_changed_by_hand_is_put_back(world: World) {
     backend(&world).apply().await;
-    let role = world.role("web").with("spec.token", json!({"ttl": "1h", "boundCidrs": ["::1"]}));
-    role.clone().apply().await;
+    let token = json!({"ttl": "1h", "boundCidrs": ["10.0.0.1/32"]});
+    let role = world.role("web").with("spec.token", token);
+    role.apply().await;
     world.ready("vaultawsrole/web").await;
     // One that is declared, one that is not, one of the old names, and one that only looks different.
     let by_hand = json!({
-        "token_bound_cidrs": ["::1/128"], "token_period": "8h", "ttl": "2h",
+        "token_bound_cidrs": ["10.0.0.1"], "token_period": "8h", "ttl": "2h",
     });
     world.write(&role_path(&world), by_hand).await;
     let role = role.with("spec.driftInterval", "20m");
     is_written_with(&world, &role, &["token_period", "token_ttl"]).await;
     stands(&world, json!({"token_period": 0, "token_ttl": 3600, "ttl": null})).await;
+}
+
+async fn networks_of_ipv6_survive_each_write(world: World) {
+    backend(&world).apply().await;
+    let networks = json!(["10.0.0.0/8", "::1", "2001:db8::/32"]);
+    let token = json!({"boundCidrs": networks});
+    let role = world.role("web").with("spec.token", token.clone());
+    role.apply().await;
+    world.ready("vaultawsrole/web").await;
+    stands(&world, json!({"token_bound_cidrs": networks})).await;
+    // Vault loses them when anything else is written, which is why ours are sent along.
+    let longer = role.clone().with("spec.token.ttl", "1h");
+    is_written_with(&world, &longer, &["token_bound_cidrs", "token_ttl"]).await;
+    stands(&world, json!({"token_bound_cidrs": networks, "token_ttl": 3600})).await;
+    world.write(&role_path(&world), json!({"token_num_uses": 3})).await;
+    let lost = world.read(&role_path(&world)).await.expect("the role")["token_bound_cidrs"].take();
+    assert_ne!(lost, networks, "Vault is cured: then they need not be sent along");
+    let again = longer.with("spec.driftInterval", "20m");
+    is_written_with(&world, &again, &["token_bound_cidrs", "token_num_uses"]).await;
+    stands(&world, json!({"token_bound_cidrs": networks})).await;
 }
 
 async fn what_vault_would_refuse_the_api_server_refuses(world: World) {
@@ -417,6 +441,11 @@ async fn a_refusal_of_aws_has_its_reason_and_stays_the_same(world: World) {
     let becomes_with = async |backend: Manifest, reason: &str, part: &str| {
         backend.apply().await;
         world.ready(&world.backend_ref()).await;
+        // One that was written is not written again.
+        if world.get("vaultawsrole/web").await.is_some() {
+            world.delete("vaultawsrole/web").await;
+            world.gone("vaultawsrole/web", PATIENCE).await;
+        }
         unique.apply().await;
         refused_alike(&world, reason, part).await;
     };
