@@ -3,7 +3,8 @@
 //! One pass, in reading order:
 //!
 //! ```text
-//! backend, namespace ─▶ [desired] ─▶ observe ─▶ [claim] ─▶ [plan] ─▶ apply ─▶ read back ─▶ outcome
+//! backend, namespace ─▶ [desired] ─▶ observe ─▶ [claim] ─▶ [plan] ─▶ carried ─▶ [guard] ─▶ apply
+//!                    ─▶ read back ─▶ verify ─▶ outcome
 //! ```
 //!
 //! What is in brackets is pure. Before `observe` no request goes out: a backend that is not ready, a
@@ -20,6 +21,7 @@ use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::C
 use kube::{Resource, ResourceExt, core::PartialObjectMeta};
 
 use crate::{
+    aws::identity::Ambient,
     connection::{self, Connections},
     controller::{
         condition::{self, READY},
@@ -35,17 +37,23 @@ use crate::{
 };
 
 pub mod apply;
+pub mod carried;
 pub mod claim;
 pub mod desired;
+pub mod guard;
 pub mod isolation;
 pub mod observe;
 pub mod plan;
 pub mod policy;
+pub mod verify;
 
+use carried::Shelf;
 use claim::{Claim, Foreign};
 use desired::{Desired, Names, Refusal};
+use guard::{ISOLATED, Judged};
 use observe::Observed;
 use plan::Plan;
+use verify::LOGIN_VERIFIED;
 
 /// How long a cleanup that failed rests. It does not grow: the time until we let go is bounded.
 const CLEANUP_RETRY: Duration = Duration::from_secs(10);
@@ -54,6 +62,10 @@ const CLEANUP_RETRY: Duration = Duration::from_secs(10);
 pub struct Roles {
     stores: Stores,
     connections: Arc<Connections>,
+    /// The operator's own AWS identity, to try logins.
+    ambient: Ambient,
+    /// Policies that were read a moment ago.
+    shelf: Shelf,
     cleanup_timeout: Duration,
     /// UIDs of resources whose cleanup this process has tried, by namespace and name.
     tried: Mutex<HashMap<(String, String), String>>,
@@ -73,8 +85,14 @@ pub struct Stores {
 impl Roles {
     /// `cleanup_timeout`: how long after its deletion a resource may wait for Vault before it is let
     /// go.
-    pub fn new(stores: Stores, connections: Arc<Connections>, cleanup_timeout: Duration) -> Self {
-        Self { stores, connections, cleanup_timeout, tried: Mutex::default() }
+    pub fn new(
+        stores: Stores,
+        connections: Arc<Connections>,
+        ambient: Ambient,
+        cleanup_timeout: Duration,
+    ) -> Self {
+        let (shelf, tried) = (Shelf::default(), Mutex::default());
+        Self { stores, connections, ambient, shelf, cleanup_timeout, tried }
     }
 }
 
@@ -189,10 +207,70 @@ impl Roles {
             return Ok(conflict.outcome(role));
         }
         let plan = plan::plan(desired, &observed);
+        let reader = self.shelf.reader(&vault, backend);
+        if let Some(policy) = reader.own_policy(desired).await? {
+            return Ok(Hold::reserved(&policy).outcome(role));
+        }
+        let carried = reader.carried(desired, &observed).await?;
+        let judged = guard::judge(desired, &carried);
+        if let Some(progress) = judged.holds(desired, &observed, &plan) {
+            return Ok(held(role, &judged, progress));
+        }
         apply::apply(&vault, &plan).await?;
         let settled =
             if plan.steps.is_empty() { observed } else { read_back(&vault, desired).await? };
-        Ok(outcome(role, desired, &settled, &plan, now))
+        let mut outcome = outcome(role, desired, &settled, &plan, now);
+        outcome.notes.extend(judged.note(conditions(role)));
+        outcome.verdicts.push(judged.condition());
+        outcome.status.also_reaches = judged.also_reaches();
+        self.verify(role, backend, desired, &plan, &mut outcome).await?;
+        Ok(outcome)
+    }
+
+    /// Tries the login where that was asked for, once per change: not again while the last try went well
+    /// and nothing was written since.
+    async fn verify(
+        &self,
+        role: &VaultAwsRole,
+        backend: &VaultAwsBackend,
+        desired: &Desired,
+        plan: &Plan,
+        outcome: &mut Outcome<VaultAwsRoleStatus>,
+    ) -> Result<(), Error> {
+        let Some(verify) = &desired.verify else { return Ok(()) };
+        let status = role.status.as_ref();
+        let last = Verdict::kept(LOGIN_VERIFIED, conditions(role), RoleReason::word);
+        let same = status.map(|status| status.observed_generation) == role.metadata.generation
+            && status.is_some_and(|status| status.role_id == outcome.status.role_id)
+            && plan.steps.is_empty();
+        let good = last.as_ref().is_some_and(|last| last.holds == Some(true));
+        if (same && good) || outcome.progress != Progress::Done {
+            outcome.verdicts.extend(last);
+            return Ok(());
+        }
+        let client = self.connections.client(backend).await?;
+        let place = (desired.names.mount.as_str(), desired.names.role.as_str());
+        // A login is rare and its future large.
+        let tried = Box::pin(verify::log_in(&self.ambient, &client, place, verify)).await;
+        let (holds, reason, message) = match tried {
+            Ok(()) => (
+                Some(true),
+                RoleReason::LoginVerified.as_str(),
+                format!("the operator logged in at role `{}` as {}", place.1, verify.arn),
+            ),
+            Err(error) => {
+                // Of a login that could not be tried nobody knows how it would end.
+                let holds = if error.is_shared() { None } else { Some(false) };
+                if error.retry() != Retry::WhenChanged {
+                    outcome.next = Next::Retry(error.retry());
+                }
+                (holds, error.reason(), chain(&error))
+            }
+        };
+        let verdict = Verdict { kind: LOGIN_VERIFIED, holds, reason, message };
+        outcome.notes.extend(guard::transition(&verdict, conditions(role)));
+        outcome.verdicts.push(verdict);
+        Ok(())
     }
 
     /// Why nothing may be written. Tenants are not told whose it is; the log is.
@@ -310,6 +388,37 @@ impl Roles {
     }
 }
 
+/// What a pass tells that may not write.
+fn held(
+    role: &VaultAwsRole,
+    judged: &Judged,
+    progress: Progress,
+) -> Outcome<VaultAwsRoleStatus> {
+    let hold = Hold {
+        reason: RoleReason::NotIsolated,
+        message: judged.refusal(),
+        progress,
+        next: Next::Retry(Retry::Slowly),
+        is_shared: false,
+    };
+    let mut outcome = hold.outcome(role);
+    outcome.verdicts.retain(|verdict| verdict.kind != ISOLATED);
+    outcome.verdicts.push(judged.condition());
+    outcome
+}
+
+/// The conditions as they were.
+fn conditions(role: &VaultAwsRole) -> &[Condition] {
+    role.status.as_ref().map_or(&[], |status| &status.conditions)
+}
+
+/// `Ready`, and the other conditions as they were, for a pass that did not come to them.
+fn with_others(ready: Verdict, role: &VaultAwsRole) -> Vec<Verdict> {
+    let kept = |kind| Verdict::kept(kind, conditions(role), RoleReason::word);
+    let verified = role.spec.verify.as_ref().and_then(|_| kept(LOGIN_VERIFIED));
+    [Some(ready), kept(ISOLATED), verified].into_iter().flatten().collect()
+}
+
 /// What Vault made of what was written. A field that it does not know is dropped without a word, so
 /// only reading tells; and the role's ID is Vault's to give.
 async fn read_back(vault: &Caller, desired: &Desired) -> Result<Observed, Error> {
@@ -375,6 +484,7 @@ fn status(
         role_id: Some(in_vault.role_id).filter(|id| !id.is_empty()),
         bound_principal_ids: in_vault.bound_iam_principal_id,
         paths: desired.paths.clone(),
+        also_reaches: previous.also_reaches,
         last_change: change.or(previous.last_change),
         login: Some(desired.login.clone()),
         observed_generation: previous.observed_generation,
@@ -450,7 +560,7 @@ fn still_ready(role: &VaultAwsRole, next: Next) -> Option<Outcome<VaultAwsRoleSt
     Some(Outcome {
         status,
         progress: Progress::Done,
-        verdicts: vec![verdict],
+        verdicts: with_others(verdict, role),
         notes: Vec::new(),
         next,
     })
@@ -473,11 +583,25 @@ impl Hold {
         Self { reason, message, progress, next, is_shared: false }
     }
 
+    /// For a role that would carry what the operator itself may do.
+    fn reserved(policy: &str) -> Self {
+        Self {
+            reason: RoleReason::ReservedName,
+            message: format!(
+                "token.additionalPolicies: `{policy}` is a policy of the operator's own token and \
+                 never attached"
+            ),
+            progress: Progress::Stalled,
+            next: Next::WhenChanged,
+            is_shared: false,
+        }
+    }
+
     fn outcome(self, role: &VaultAwsRole) -> Outcome<VaultAwsRoleStatus> {
         Outcome {
             status: role.status.clone().unwrap_or_default(),
             progress: self.progress,
-            verdicts: vec![Verdict::no(READY, self.reason.as_str(), self.message)],
+            verdicts: with_others(Verdict::no(READY, self.reason.as_str(), self.message), role),
             notes: Vec::new(),
             next: self.next,
         }
@@ -489,7 +613,9 @@ impl From<Refusal> for Hold {
         let progress = match refusal {
             // A rule of the backend, or a label of the namespace, can grant it at any time.
             Refusal::Tenancy(_) => Progress::Waiting,
-            Refusal::Naming(_) | Refusal::OperatorRole { .. } => Progress::Stalled,
+            Refusal::Naming(_) | Refusal::ExtraPath { .. } | Refusal::OperatorRole { .. } => {
+                Progress::Stalled
+            }
         };
         let (reason, message) = (refusal.reason(), refusal.to_string());
         Self { reason, message, progress, next: Next::WhenChanged, is_shared: false }
@@ -518,7 +644,7 @@ impl Remains {
         Outcome {
             status: role.status.clone().unwrap_or_default(),
             progress: Progress::Waiting,
-            verdicts: vec![Verdict::no(READY, self.reason, self.message)],
+            verdicts: with_others(Verdict::no(READY, self.reason, self.message), role),
             notes: Vec::new(),
             next: Next::In(CLEANUP_RETRY),
         }

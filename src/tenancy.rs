@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, fmt};
 
 use kube::core::{Selector, SelectorExt};
 
-use crate::crd::{IdentityKind, Namespaces, TenancyRule};
+use crate::{
+    crd::{Capability, IdentityKind, Namespaces, PathRule, Span, TenancyRule},
+    vault::acl::Pattern,
+};
 
 /// What a resource asks of a backend.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +23,21 @@ pub struct Request<'a> {
     pub account: &'a str,
     /// Friendly name of the IAM role.
     pub iam_role: &'a str,
-    /// How the AWS identity is got; `None` for a VaultAwsRole, which needs none.
+    /// How the AWS identity is got; `None` where none is needed.
     pub identity: Option<IdentityKind>,
+    /// What a VaultAwsRole asks for beyond its certificates.
+    pub beyond: Beyond<'a>,
+}
+
+/// What a VaultAwsRole asks for beyond its certificates.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beyond<'a> {
+    /// Policies of Vault.
+    pub policies: &'a [String],
+    /// Paths in its own policy.
+    pub extra_rules: &'a [PathRule],
+    /// Durations of its tokens, by their field.
+    pub token_times: &'a [(&'static str, Span)],
 }
 
 /// Why nothing was granted. Tells a tenant of the rules that name his own namespace and of no others.
@@ -73,6 +89,8 @@ pub fn grant<'a>(
             format!("IAM role `{}`", request.iam_role)
         } else if let Some(kind) = request.identity.filter(|kind| !rule.identities.contains(kind)) {
             format!("identity {}", kind.as_str())
+        } else if let Some(what) = lacking_beyond(rule, request.beyond) {
+            what
         } else {
             return Ok(rule);
         };
@@ -83,6 +101,40 @@ pub fn grant<'a>(
     } else {
         Err(Denied::Lacking(lacks))
     }
+}
+
+/// The first of the further wishes that the rule does not grant.
+fn lacking_beyond(rule: &TenancyRule, beyond: Beyond<'_>) -> Option<String> {
+    let policy = beyond.policies.iter().find(|name| !grants_policy(rule, name));
+    if let Some(name) = policy {
+        return Some(format!("policy `{name}`"));
+    }
+    let extra = beyond
+        .extra_rules
+        .iter()
+        .find(|wanted| !rule.extra_rules.iter().any(|granted| covers(granted, wanted)));
+    if let Some(PathRule { path, capabilities }) = extra {
+        let words: Vec<&str> = capabilities.iter().map(|word| word.as_str()).collect();
+        return Some(format!("{} on `{path}`", words.join(", ")));
+    }
+    let longest = rule.max_token_ttl?;
+    let (field, time) = beyond.token_times.iter().find(|(_, time)| *time > longest)?;
+    Some(format!("token.{field} of {time}: maxTokenTtl is {longest}"))
+}
+
+/// Vault folds names of policies.
+fn grants_policy(rule: &TenancyRule, name: &str) -> bool {
+    rule.additional_policies.iter().any(|granted| granted.eq_ignore_ascii_case(name))
+}
+
+/// Whether a grant covers all paths of a wanted rule with all of its capabilities.
+fn covers(granted: &PathRule, wanted: &PathRule) -> bool {
+    let has = |word: &Capability| granted.capabilities.contains(word);
+    wanted.capabilities.iter().all(has)
+        && match (Pattern::parse(&granted.path), Pattern::parse(&wanted.path)) {
+            (Some(granted), Some(wanted)) => granted.covers(&wanted),
+            _ => false,
+        }
 }
 
 /// How many different accounts the rules name; with more than one, role names must tell them apart.
@@ -131,6 +183,9 @@ mod tests {
             accounts: vec![account.into()],
             iam_roles: vec![role.into()],
             identities: vec![IdentityKind::AssumeRole],
+            additional_policies: Vec::new(),
+            extra_rules: Vec::new(),
+            max_token_ttl: None,
         }
     }
 
@@ -139,7 +194,14 @@ mod tests {
         account: &'a str,
         role: &'a str,
     ) -> Request<'a> {
-        Request { namespace: "team-a", labels, account, iam_role: role, identity: None }
+        Request {
+            namespace: "team-a",
+            labels,
+            account,
+            iam_role: role,
+            identity: None,
+            beyond: Beyond::default(),
+        }
     }
 
     const ONE: &str = "111122223333";
@@ -206,5 +268,74 @@ mod tests {
             Some(LabelSelector { match_labels: Some(labels.clone()), ..LabelSelector::default() });
         assert!(grant(std::slice::from_ref(&by_label), &ask(&labels, ONE, "web")).is_ok());
         assert!(grant(&[by_label], &ask(&BTreeMap::new(), ONE, "web")).is_err());
+    }
+
+    fn on(path: &str, capabilities: &[Capability]) -> PathRule {
+        PathRule { path: path.into(), capabilities: capabilities.to_vec() }
+    }
+
+    fn beyond(rule: &TenancyRule, beyond: Beyond<'_>) -> String {
+        let labels = BTreeMap::new();
+        let request = Request { beyond, ..ask(&labels, ONE, "web") };
+        grant(std::slice::from_ref(rule), &request).map_or_else(|no| no.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn a_policy_must_be_listed_whatever_its_case() {
+        let mut one = rule("one", "team-a", ONE, "web");
+        one.additional_policies = vec!["Team-Read".into()];
+        let with = |policies: &[&str]| {
+            let policies: Vec<String> = policies.iter().map(|&name| name.into()).collect();
+            beyond(&one, Beyond { policies: &policies, ..Beyond::default() })
+        };
+        assert_eq!(with(&["team-read", "TEAM-READ"]), "");
+        assert_eq!(
+            with(&["team-read", "admin"]),
+            "tenancy rule `one` does not grant policy `admin`"
+        );
+    }
+
+    #[test]
+    fn an_extra_rule_must_lie_within_one_grant_with_all_its_capabilities() {
+        use Capability::{Read, Update};
+        let mut one = rule("one", "team-a", ONE, "web");
+        one.extra_rules = vec![on("pki/issue/*", &[Update]), on("pki/+/web", &[Read, Update])];
+        let with = |path: &str, capabilities: &[Capability]| {
+            let extra_rules = [on(path, capabilities)];
+            beyond(&one, Beyond { extra_rules: &extra_rules, ..Beyond::default() })
+        };
+        for (path, capabilities) in [
+            ("pki/issue/x", &[Update] as &[_]),
+            ("pki/issue/x*", &[Update]),
+            ("pki/sign/web", &[Read, Update]),
+            ("pki/+/web", &[Read]),
+        ] {
+            assert_eq!(with(path, capabilities), "", "{path}");
+        }
+        for (path, capabilities) in [
+            ("pki/issue/x", &[Read] as &[_]),
+            ("pki/issue*", &[Update]),
+            ("pki/*", &[Update]),
+            ("+/issue/x", &[Update]),
+            ("pki/+/+", &[Read]),
+            ("secret/data/x", &[Read]),
+        ] {
+            let said = with(path, capabilities);
+            assert!(said.ends_with(&format!("on `{path}`")), "{path}: {said}");
+        }
+    }
+
+    #[test]
+    fn no_duration_of_a_token_is_longer_than_the_rule_says() {
+        let mut one = rule("one", "team-a", ONE, "web");
+        let times = [("ttl", Span::seconds(3600)), ("maxTtl", Span::seconds(7200))];
+        let with = |rule: &TenancyRule| {
+            beyond(rule, Beyond { token_times: &times, ..Beyond::default() })
+        };
+        assert_eq!(with(&one), "");
+        one.max_token_ttl = Some(Span::seconds(7200));
+        assert_eq!(with(&one), "");
+        one.max_token_ttl = Some(Span::seconds(7199));
+        assert!(with(&one).ends_with("grant token.maxTtl of 2h: maxTokenTtl is 1h59m59s"));
     }
 }

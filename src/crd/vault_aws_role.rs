@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BackendRef, Partition, Span, reasons};
+use super::{AmbientIdentity, AssumeRole, BackendRef, Partition, PathRule, Span, reasons};
 
 /// An AWS IAM role that may log in to Vault, confined to its own directory of certificates.
 #[derive(Clone, CustomResource, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
@@ -23,6 +23,7 @@ use super::{BackendRef, Partition, Span, reasons};
     printcolumn(name = "Account", type_ = "string", json_path = ".spec.accountId"),
     printcolumn(name = "IAM-Role", type_ = "string", json_path = ".spec.iamRole"),
     printcolumn(name = "Vault-Role", type_ = "string", json_path = ".status.vaultRole"),
+    printcolumn(name = "Isolated", type_ = "string", json_path = r#".status.conditions[?(@.type=="Isolated")].status"#),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -57,9 +58,88 @@ pub struct VaultAwsRoleSpec {
     /// it on in place, but never off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolve_aws_unique_ids: Option<bool>,
+    /// What the role's own policy opens.
+    #[serde(default)]
+    pub policy: PolicySettings,
+    /// What its tokens are like.
+    #[serde(default)]
+    pub token: TokenSettings,
+    /// Whether the operator tries the login itself, once per change: see the condition LoginVerified.
+    /// Default: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
     /// How often Vault is compared with this resource. Default 15m.
     #[serde(default = "fifteen_minutes")]
     pub drift_interval: Span,
+}
+
+/// What the role's own policy opens.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicySettings {
+    /// What may be done with the certificates of the role's directory. ReadWrite also writes, deletes
+    /// and undeletes versions; it never destroys them. Default Read.
+    #[serde(default)]
+    pub certificates: CertificateAccess,
+    /// Further paths; each must be granted by extraRules of the tenancy rule, and reach neither
+    /// certificates of others nor sys/, auth/ and identity/.
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_rules: Vec<PathRule>,
+}
+
+/// What may be done with certificates.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum CertificateAccess {
+    /// Read and list.
+    #[default]
+    Read,
+    /// Read, list, write, delete and undelete versions.
+    ReadWrite,
+    /// Nothing.
+    None,
+}
+
+/// What the tokens of a role's logins are like.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenSettings {
+    /// Whether tokens come without Vault's policy `default`. They can then be neither renewed nor
+    /// revoked by whoever holds them. Default false.
+    #[serde(default)]
+    pub no_default_policy: bool,
+    /// Further policies of Vault, by name; each must be granted by additionalPolicies of the tenancy
+    /// rule. Vault folds their case.
+    #[schemars(
+        length(max = 32),
+        inner(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub additional_policies: Vec<String>,
+}
+
+/// How the operator tries the login.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct Verify {
+    /// As whom; the tenancy rule must list it under identities.
+    pub identity: VerifyIdentity,
+}
+
+/// The AWS identity of a login that is tried; exactly one. The process that writes roles has no right
+/// on anything in this namespace, so neither its Secrets nor its ServiceAccounts can serve.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.assumeRole) != has(self.ambient)").message("give exactly one of assumeRole and ambient"))]
+pub struct VerifyIdentity {
+    /// The operator assumes the role, with the ExternalId of the backend's template and a session
+    /// policy that denies everything. The role's trust policy must name the operator's role writer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assume_role: Option<AssumeRole>,
+    /// The role writer's own AWS identity as it is: Vault lets it in only where it is the role itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ambient: Option<AmbientIdentity>,
 }
 
 /// What was found and done in Vault.
@@ -69,7 +149,7 @@ pub struct VaultAwsRoleStatus {
     /// Generation of the spec that this status speaks of; -1 before the first look.
     #[serde(default = "super::never_observed")]
     pub observed_generation: i64,
-    /// Ready.
+    /// Ready, Isolated, LoginVerified.
     #[schemars(schema_with = "super::conditions")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -91,6 +171,10 @@ pub struct VaultAwsRoleStatus {
     /// The paths that the policy opens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<String>,
+    /// Other mounts of Vault that a login reaches; at most 64 are listed.
+    #[schemars(length(max = 64), inner(length(max = 256)))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_reaches: Vec<String>,
     /// What was last changed in Vault, and when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_change: Option<LastChange>,
@@ -130,6 +214,38 @@ reasons! {
         Conflict,
         /// A field of the role differs that Vault never changes in an existing role; see the message.
         RecreateNeeded,
+        /// A login would reach certificates of others, or Vault's own settings. As the reason of Ready:
+        /// nothing was written.
+        NotIsolated,
+        /// A login reaches nothing of others.
+        Isolated,
+        /// A login would carry the policy `root`.
+        RootPolicy,
+        /// A policy of the login grants `sudo`.
+        SudoGranted,
+        /// A login would carry the name of a policy that does not exist: whoever creates it decides what
+        /// the role may do.
+        DanglingPolicy,
+        /// The operator may not read a policy of the login.
+        PolicyUnreadable,
+        /// A policy of the login holds what the operator does not know.
+        PolicyNotUnderstood,
+        /// The operator may not see which policies the login's entity and its groups add.
+        IdentityUnreadable,
+        /// The operator logged in as the role.
+        LoginVerified,
+        /// AWS does not let the operator assume the role.
+        AssumeRoleDenied,
+        /// The operator's role writer has no AWS identity.
+        NoAwsCredentials,
+        /// AWS refused the operator's credentials.
+        AwsCredentialsRefused,
+        /// AWS failed.
+        AwsError,
+        /// Vault does not let this principal in at that role.
+        LoginDenied,
+        /// Vault let somebody else in than was meant; the token was given back.
+        SessionRefused,
         /// AWS does not know the IAM role.
         PrincipalNotFound,
         /// Vault has no way to ask that account: `auth.accounts` of the backend.

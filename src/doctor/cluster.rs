@@ -182,6 +182,7 @@ pub fn role(role: &VaultAwsRole, around: &Around) -> Vec<Finding> {
             account: &role.spec.account_id,
             iam_role: &role.spec.iam_role,
             identity: None,
+            beyond: tenancy::Beyond::default(),
         };
         granted(around, request).unwrap_or_else(|| passed(TENANCY, &said, &ROLE_LINKS))
     }));
@@ -341,6 +342,7 @@ fn tenancy_of_sync(sync: &VaultCertSync, said: &Said<'_>, around: &Around) -> Fi
         account,
         iam_role,
         identity: Some(identity_kind(sync)),
+        beyond: tenancy::Beyond::default(),
     };
     granted(around, request).unwrap_or_else(|| passed(TENANCY, said, &SYNC_LINKS))
 }

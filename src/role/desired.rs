@@ -1,15 +1,23 @@
 //! From spec to what should stand in Vault. Pure: every refusal of a spec is born here, and a refused
 //! spec costs no request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 
-use super::policy::{self, Marker};
+use super::{
+    isolation::Extra,
+    policy::{self, Marker},
+    verify::{Proof, Verify},
+};
 use crate::{
-    crd::{RoleReason, VaultAwsBackend, VaultAwsBackendSpec, VaultAwsRole},
+    crd::{
+        IdentityKind, Isolation, PathRule, RoleReason, TenancyRule, VaultAwsBackend,
+        VaultAwsBackendSpec, VaultAwsRole,
+    },
     naming::{self, IamRole, PolicyName, RoleName, Subject, server_id},
     tenancy,
+    vault::acl::{Capabilities, Pattern},
 };
 
 /// Where a role and its policy stand in one Vault, as Vault folds the names.
@@ -91,8 +99,48 @@ pub struct Desired {
     pub principal: String,
     /// Whether Vault binds to the unique ID of the IAM role.
     pub unique_ids: bool,
+    /// Names of the policies that the role carries besides its own, as Vault folds them, sorted.
+    pub additional_policies: Vec<String>,
+    /// Whether its tokens come without `default`.
+    pub no_default_policy: bool,
+    /// The longest life of its tokens in seconds, where the tenancy rule sets one.
+    pub max_ttl: Option<u64>,
+    /// Within what its logins have to stay.
+    pub bounds: Bounds,
+    /// How the login is tried, if it is.
+    pub verify: Option<Verify>,
     /// What a client types to log in.
     pub login: String,
+}
+
+/// Within what the logins of a role have to stay.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Bounds {
+    /// Whether nothing is written that leads beyond it.
+    pub enforced: bool,
+    /// The KV mount of the certificates.
+    pub mount: String,
+    /// The role's directory in it.
+    pub directory: String,
+    /// What the tenancy rule grants besides.
+    pub extras: Vec<Extra>,
+}
+
+impl Bounds {
+    fn new(backend: &VaultAwsBackendSpec, rule: &TenancyRule, iam_role: &IamRole) -> Self {
+        let extra = |PathRule { path, capabilities }: &PathRule| Extra {
+            path: path.clone(),
+            // The schema has no word that Vault has not.
+            capabilities: Capabilities::of(capabilities.iter().map(|word| word.as_str()))
+                .unwrap_or_default(),
+        };
+        Self {
+            enforced: backend.isolation == Isolation::Enforce,
+            mount: backend.certificates.mount.clone(),
+            directory: iam_role.directory(&backend.certificates),
+            extras: rule.extra_rules.iter().map(extra).collect(),
+        }
+    }
 }
 
 /// Why a resource is not written, though nothing went wrong.
@@ -104,6 +152,12 @@ pub enum Refusal {
     /// No tenancy rule grants it.
     #[error(transparent)]
     Tenancy(#[from] tenancy::Denied),
+    /// No policy of Vault could have this path, or none would mean what it says.
+    #[error("policy.extraRules: `{path}` is no path of a policy")]
+    ExtraPath {
+        /// The path.
+        path: String,
+    },
     /// The name is that of the role by which the operator itself logs in.
     #[error("`{role}` is the role by which the operator logs in and never written")]
     OperatorRole {
@@ -119,7 +173,7 @@ impl Refusal {
             Self::Naming(naming::Fault::Reserved { .. }) | Self::OperatorRole { .. } => {
                 RoleReason::ReservedName
             }
-            Self::Naming(_) => RoleReason::InvalidSpec,
+            Self::Naming(_) | Self::ExtraPath { .. } => RoleReason::InvalidSpec,
             Self::Tenancy(_) => RoleReason::TenancyDenied,
         }
     }
@@ -139,14 +193,24 @@ impl Desired {
     ) -> Result<Self, Refusal> {
         let spec = &backend.spec;
         let iam_role = iam_role(resource)?;
-        tenancy::grant(
+        let additional_policies = additional_policies(&resource.spec.token.additional_policies)?;
+        let extra_rules = &resource.spec.policy.extra_rules;
+        if let Some(extra) = extra_rules.iter().find(|extra| !is_path(&extra.path)) {
+            return Err(Refusal::ExtraPath { path: extra.path.clone() });
+        }
+        let rule = tenancy::grant(
             &spec.tenancy,
             &tenancy::Request {
                 namespace: &resource.namespace().unwrap_or_default(),
                 labels,
                 account: &iam_role.account,
                 iam_role: &iam_role.name,
-                identity: None,
+                identity: identity(resource),
+                beyond: tenancy::Beyond {
+                    policies: &additional_policies,
+                    extra_rules,
+                    token_times: &[],
+                },
             },
         )?;
         let names = Names::of(&iam_role, resource, spec)?;
@@ -157,7 +221,9 @@ impl Desired {
             return Err(Refusal::OperatorRole { role: names.role });
         }
         let owner = names.marker(resource, cluster);
-        let rules = policy::rules(&spec.certificates, &iam_role);
+        let settings = &resource.spec.policy;
+        let mut rules = policy::rules(&spec.certificates, &iam_role, settings.certificates);
+        policy::add(&mut rules, extra_rules);
         let unique_ids =
             resource.spec.resolve_aws_unique_ids.unwrap_or(spec.auth.resolve_aws_unique_ids);
         Ok(Self {
@@ -165,6 +231,11 @@ impl Desired {
             paths: rules.into_iter().map(|rule| rule.path).collect(),
             principal: if unique_ids { iam_role.arn() } else { iam_role.pathless_arn() },
             unique_ids,
+            additional_policies,
+            no_default_policy: resource.spec.token.no_default_policy,
+            max_ttl: rule.max_token_ttl.map(|longest| longest.duration().as_secs()),
+            bounds: Bounds::new(spec, rule, &iam_role),
+            verify: identity(resource).map(|kind| verify(kind, &iam_role, resource, spec, cluster)),
             login: login(spec, &names),
             names,
             owner,
@@ -175,6 +246,63 @@ impl Desired {
 fn iam_role(resource: &VaultAwsRole) -> Result<IamRole, naming::Fault> {
     let spec = &resource.spec;
     IamRole::parse(spec.partition, &spec.account_id, &spec.iam_role, &spec.iam_role_path)
+}
+
+impl Desired {
+    /// What the role names: its own policy first.
+    pub fn token_policies(&self) -> Vec<String> {
+        let own = &self.names.policy;
+        let others = self.additional_policies.iter().filter(|other| *other != own);
+        [own].into_iter().chain(others).cloned().collect()
+    }
+}
+
+/// As Vault folds them, each once.
+fn additional_policies(names: &[String]) -> Result<Vec<String>, naming::Fault> {
+    let folded = names.iter().map(|name| naming::policy_name(name));
+    Ok(folded.collect::<Result<BTreeSet<_>, _>>()?.into_iter().collect())
+}
+
+/// Whether Vault's policies can have such a path, and a request could be for it: Vault cleans the path
+/// of a request before it looks at policies.
+fn is_path(path: &str) -> bool {
+    let segments = path.trim_end_matches('/').split('/');
+    Pattern::parse(path).is_some()
+        && !path.contains("{{")
+        && segments.into_iter().all(|segment| !matches!(segment, "" | "." | ".."))
+}
+
+/// How the login is tried.
+fn identity(resource: &VaultAwsRole) -> Option<IdentityKind> {
+    let identity = &resource.spec.verify.as_ref()?.identity;
+    match (&identity.assume_role, &identity.ambient) {
+        (None, Some(_)) => Some(IdentityKind::Ambient),
+        (Some(_), _) | (None, None) => Some(IdentityKind::AssumeRole),
+    }
+}
+
+fn verify(
+    kind: IdentityKind,
+    iam_role: &IamRole,
+    resource: &VaultAwsRole,
+    backend: &VaultAwsBackendSpec,
+    cluster: &str,
+) -> Verify {
+    let namespace = resource.namespace().unwrap_or_default();
+    Verify {
+        proof: match kind {
+            IdentityKind::Ambient => Proof::Ambient,
+            _ => Proof::AssumeRole {
+                session_name: naming::session_name(&namespace, &resource.name_any()),
+                external_id: naming::external_id(backend, cluster, &namespace),
+            },
+        },
+        arn: iam_role.arn(),
+        account: iam_role.account.clone(),
+        region: backend.aws.region.clone(),
+        sts_endpoint: backend.aws.sts_endpoint.clone(),
+        server_id: server_id(backend),
+    }
 }
 
 /// The command of Vault's own CLI, with what its defaults would get wrong.

@@ -107,7 +107,9 @@ fn created(desired: &Desired) -> RoleWrite {
         auth_type: Some(IAM.into()),
         bound_iam_principal_arn: Some(vec![desired.principal.clone()]),
         resolve_aws_unique_ids: Some(desired.unique_ids),
-        token_policies: Some(vec![desired.names.policy.clone()]),
+        token_policies: Some(desired.token_policies()),
+        token_no_default_policy: desired.no_default_policy.then_some(true),
+        token_max_ttl: desired.max_ttl,
         ..RoleWrite::default()
     }
 }
@@ -123,6 +125,7 @@ impl Change {
     fn between(desired: &Desired, role: &Role) -> Self {
         let mut change = Self::default();
         change.policies(desired, role);
+        change.life(desired, role);
         if role.auth_type != IAM {
             // What binds a role differs by auth type, so the rest has nothing to compare with.
             change.stuck.push("auth_type");
@@ -135,10 +138,32 @@ impl Change {
 
     /// The legacy `policies` count too; Vault drops them when `token_policies` is written.
     fn policies(&mut self, desired: &Desired, role: &Role) {
-        let want = BTreeSet::from([desired.names.policy.clone()]);
-        if folded(&role.token_policies) != want || !role.policies.is_empty() {
-            self.fields.token_policies = Some(want.into_iter().collect());
+        let want = desired.token_policies();
+        if folded(&role.token_policies) != folded(&want) || !role.policies.is_empty() {
+            self.fields.token_policies = Some(want);
             self.changed.push("token_policies");
+        }
+        if role.token_no_default_policy != desired.no_default_policy {
+            self.fields.token_no_default_policy = Some(desired.no_default_policy);
+            self.changed.push("token_no_default_policy");
+        }
+    }
+
+    /// Only where the tenancy rule says how long a token may live. Vault takes no TTL above the maximum.
+    fn life(&mut self, desired: &Desired, role: &Role) {
+        let Some(longest) = desired.max_ttl else { return };
+        if role.token_max_ttl == 0 || role.token_max_ttl > longest {
+            self.fields.token_max_ttl = Some(longest);
+            self.changed.push("token_max_ttl");
+        }
+        for (name, have, write) in [
+            ("token_ttl", role.token_ttl, &mut self.fields.token_ttl),
+            ("token_period", role.token_period, &mut self.fields.token_period),
+        ] {
+            if have > longest {
+                *write = Some(longest);
+                self.changed.push(name);
+            }
         }
     }
 

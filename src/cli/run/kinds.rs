@@ -74,11 +74,11 @@ pub(super) async fn compose(operator: &mut Operator) -> Result<OpenSessions, Err
     let mut identities = None;
     if operator.args.runs(Controller::Role) || operator.args.runs(Controller::Sync) {
         let roles = operator.watch(operator.scope(), |_: &mut VaultAwsRole| {});
+        let ambient = Ambient::load("us-east-1").await.map_err(Error::Aws)?;
         if operator.args.runs(Controller::Role) {
-            role(operator, &roles, &backends, &namespaces, &connections);
+            role(operator, &roles, &backends, &namespaces, &connections, ambient.clone());
         }
         if operator.args.runs(Controller::Sync) {
-            let ambient = Ambient::load("us-east-1").await.map_err(Error::Aws)?;
             let kept = Arc::new(Identities::new(ambient));
             sync(operator, &roles, &backends, &namespaces, &connections, &kept);
             identities = Some(kept);
@@ -115,11 +115,12 @@ fn role(
     backends: &Watched<VaultAwsBackend>,
     namespaces: &Namespaces,
     connections: &Arc<Connections>,
+    ambient: Ambient,
 ) {
     let stores =
         Stores { backends: backends.store(), roles: roles.store(), namespaces: namespaces.store() };
     let timeout = operator.args.cleanup_timeout;
-    let reconciler = Arc::new(Roles::new(stores, Arc::clone(connections), timeout));
+    let reconciler = Arc::new(Roles::new(stores, Arc::clone(connections), ambient, timeout));
     let (roles, backends, namespaces) = (roles.clone(), backends.clone(), namespaces.clone());
     let shell = operator.shell("role");
     operator.spawn(async move {
