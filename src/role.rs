@@ -389,11 +389,7 @@ impl Roles {
 }
 
 /// What a pass tells that may not write.
-fn held(
-    role: &VaultAwsRole,
-    judged: &Judged,
-    progress: Progress,
-) -> Outcome<VaultAwsRoleStatus> {
+fn held(role: &VaultAwsRole, judged: &Judged, progress: Progress) -> Outcome<VaultAwsRoleStatus> {
     let hold = Hold {
         reason: RoleReason::NotIsolated,
         message: judged.refusal(),

@@ -277,7 +277,8 @@ mod tests {
     fn beyond(rule: &TenancyRule, beyond: Beyond<'_>) -> String {
         let labels = BTreeMap::new();
         let request = Request { beyond, ..ask(&labels, ONE, "web") };
-        grant(std::slice::from_ref(rule), &request).map_or_else(|no| no.to_string(), |_| String::new())
+        grant(std::slice::from_ref(rule), &request)
+            .map_or_else(|no| no.to_string(), |_| String::new())
     }
 
     #[test]
@@ -329,9 +330,8 @@ mod tests {
     fn no_duration_of_a_token_is_longer_than_the_rule_says() {
         let mut one = rule("one", "team-a", ONE, "web");
         let times = [("ttl", Span::seconds(3600)), ("maxTtl", Span::seconds(7200))];
-        let with = |rule: &TenancyRule| {
-            beyond(rule, Beyond { token_times: &times, ..Beyond::default() })
-        };
+        let with =
+            |rule: &TenancyRule| beyond(rule, Beyond { token_times: &times, ..Beyond::default() });
         assert_eq!(with(&one), "");
         one.max_token_ttl = Some(Span::seconds(7200));
         assert_eq!(with(&one), "");

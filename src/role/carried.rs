@@ -111,7 +111,8 @@ impl Reader<'_> {
     /// # Errors
     /// What Vault said, if it was anything but "there is none" or "not for you".
     pub async fn carried(&self, desired: &Desired, observed: &Observed) -> Result<Carried, Error> {
-        let mut carried = Carried { identity: self.identity(desired, observed).await?, ..Carried::default() };
+        let mut carried =
+            Carried { identity: self.identity(desired, observed).await?, ..Carried::default() };
         let mut names = desired.token_policies();
         if !desired.no_default_policy {
             names.push("default".to_owned());

@@ -415,6 +415,75 @@ pub(super) mod tests {
         ));
     }
 
+    /// A tenancy rule that grants this besides.
+    fn granting(more: Value) -> Value {
+        let mut rule = serde_json::to_value(&backend(json!({})).spec.tenancy[0]).unwrap();
+        merge(&mut rule, more);
+        json!({"tenancy": [rule]})
+    }
+
+    #[test]
+    fn a_role_carries_its_own_policy_first_and_each_other_once_as_vault_folds_it() {
+        let token = json!({"token": {
+            "additionalPolicies": ["Team-B", "team-a", "TEAM-B", "vaultaws-web-policy"],
+            "noDefaultPolicy": true,
+        }});
+        let grant = json!({"additionalPolicies": ["team-a", "team-b", "vaultaws-web-policy"]});
+        let desired = desired(token, granting(grant));
+        assert_eq!(desired.token_policies(), ["vaultaws-web-policy", "team-a", "team-b"]);
+        assert!(desired.no_default_policy);
+    }
+
+    #[test]
+    fn a_policy_that_vault_reserves_is_never_carried() {
+        for name in ["root", "Default", "RESPONSE-wrapping", "control-group"] {
+            let token = json!({"token": {"additionalPolicies": [name]}});
+            let grant = granting(json!({"additionalPolicies": [name]}));
+            assert_eq!(refusal(token, grant).0, RoleReason::ReservedName, "{name}");
+        }
+        let token = json!({"token": {"additionalPolicies": ["a.."]}});
+        assert_eq!(refusal(token, json!({})).0, RoleReason::InvalidSpec);
+    }
+
+    #[test]
+    fn what_is_no_path_of_a_policy_is_invalid_and_what_is_not_granted_denied() {
+        let with = |path: &str| {
+            let extra = json!([{"path": path, "capabilities": ["read"]}]);
+            let role = json!({"policy": {"extraRules": extra}});
+            parse(
+                role,
+                granting(json!({"extraRules": [{"path": "pki/*", "capabilities": ["read"]}]})),
+            )
+        };
+        for path in ["pki//x", "pki/../sys", "pki/./x", "pki/+*", "pki/{{a}}", "..", "//"] {
+            let refusal = with(path).unwrap_err();
+            assert_eq!(refusal.reason(), RoleReason::InvalidSpec, "{path}");
+        }
+        assert_eq!(with("sys/x").unwrap_err().reason(), RoleReason::TenancyDenied);
+        let desired = with("pki/+/x").unwrap();
+        assert_eq!(desired.paths.last().map(String::as_str), Some("pki/+/x"));
+        assert!(desired.policy.ends_with("path \"pki/+/x\" {\n  capabilities = [\"read\"]\n}\n"));
+    }
+
+    #[test]
+    fn a_login_is_tried_only_as_whom_the_rule_lists() {
+        assert_eq!(desired(json!({}), json!({})).verify, None);
+        let tried = |identity: &str, listed: &str| {
+            let role = json!({"verify": {"identity": {identity: {}}}});
+            parse(role, granting(json!({"identities": [listed]})))
+        };
+        let assumed = tried("assumeRole", "AssumeRole").unwrap().verify.unwrap();
+        let (session_name, external_id) =
+            ("vaultaws-team-a-web".to_owned(), "prod-1/team-a".to_owned());
+        assert_eq!(assumed.proof, Proof::AssumeRole { session_name, external_id });
+        assert_eq!(assumed.arn, "arn:aws:iam::111122223333:role/web");
+        assert_eq!(tried("ambient", "Ambient").unwrap().verify.unwrap().proof, Proof::Ambient);
+        for (identity, listed) in [("assumeRole", "Ambient"), ("ambient", "AssumeRole")] {
+            let refusal = tried(identity, listed).unwrap_err();
+            assert_eq!(refusal.reason(), RoleReason::TenancyDenied, "{identity}");
+        }
+    }
+
     #[test]
     fn the_bound_arn_has_a_path_only_with_unique_ids() {
         let arn = |unique: bool| {

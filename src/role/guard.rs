@@ -331,9 +331,14 @@ mod tests {
         assert_eq!(told("True", None), Some(true));
         assert_eq!(told("False", Some(true)), Some(false));
         assert_eq!(told("Unknown", Some(true)), Some(false));
-        for (before, now) in
-            [("", Some(true)), ("", None), ("True", Some(true)), ("False", Some(false)), ("Unknown", None), ("False", None)]
-        {
+        for (before, now) in [
+            ("", Some(true)),
+            ("", None),
+            ("True", Some(true)),
+            ("False", Some(false)),
+            ("Unknown", None),
+            ("False", None),
+        ] {
             assert_eq!(told(before, now), None, "{before} {now:?}");
         }
     }

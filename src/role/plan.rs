@@ -399,6 +399,48 @@ pub(super) mod tests {
         }
     }
 
+    /// A backend whose rule says so.
+    fn rule(more: (&str, Value)) -> Value {
+        let mut rule = json!({
+            "name": "team-a",
+            "namespaces": {"names": ["team-a"]},
+            "accounts": ["111122223333"],
+            "iamRoles": ["web"],
+        });
+        rule[more.0] = more.1;
+        json!({"tenancy": [rule]})
+    }
+
+    #[test]
+    fn whether_default_is_left_out_is_ours_to_say() {
+        let without = json!({"token": {"noDefaultPolicy": true}});
+        let plan = against(without.clone(), json!({}));
+        assert_eq!(plan.to_string(), "write role web: token_no_default_policy\n");
+        assert_eq!(text(without, json!({"token_no_default_policy": true})), "");
+        let plan = against(json!({}), json!({"token_no_default_policy": true}));
+        assert_eq!(
+            serde_json::to_value(fields(&plan)).unwrap(),
+            json!({"token_no_default_policy": false})
+        );
+    }
+
+    #[test]
+    fn the_longest_life_of_a_token_is_written_where_a_rule_says_it() {
+        let desired = desired(json!({}), rule(("maxTokenTtl", json!("1h"))));
+        let against = |changes: Value| {
+            let policy = Some(desired.policy.clone());
+            plan(&desired, &Observed { role: Some(role(changes)), policy }).to_string()
+        };
+        assert_eq!(against(json!({})), "write role web: token_max_ttl\n");
+        assert_eq!(against(json!({"token_max_ttl": 3600, "token_ttl": 60})), "");
+        assert_eq!(against(json!({"token_max_ttl": 1800})), "");
+        assert_eq!(
+            against(json!({"token_max_ttl": 7200, "token_ttl": 3601, "token_period": 9999})),
+            "write role web: token_max_ttl, token_ttl, token_period\n"
+        );
+        assert_eq!(created(&desired).token_max_ttl, Some(3600));
+    }
+
     #[test]
     fn legacy_policies_are_replaced() {
         let in_vault = json!({"policies": ["vaultaws-web-policy"]});
