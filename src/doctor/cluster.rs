@@ -184,7 +184,7 @@ pub fn role(role: &VaultAwsRole, around: &Around) -> Vec<Finding> {
             account: &role.spec.account_id,
             iam: role.spec.iam_name(),
             identity: None,
-            wishes: tenancy::Wishes::default(),
+            beyond: tenancy::Beyond::default(),
         };
         granted(around, request).unwrap_or_else(|| passed(TENANCY, &said, &ROLE_LINKS))
     }));
@@ -346,7 +346,7 @@ fn tenancy_of_sync(sync: &VaultCertSync, said: &Said<'_>, around: &Around) -> Fi
         account,
         iam,
         identity: Some(identity_kind(sync)),
-        wishes: tenancy::Wishes::default(),
+        beyond: tenancy::Beyond::default(),
     };
     granted(around, request).unwrap_or_else(|| passed(TENANCY, said, &SYNC_LINKS))
 }

@@ -38,7 +38,9 @@ mod deletion;
 mod delivery;
 mod doctor;
 mod entries;
+mod hostile_specs;
 mod identities;
+mod isolation;
 mod leaks;
 mod login;
 mod main_line;
@@ -85,6 +87,8 @@ fn tests() -> Vec<Test> {
         identities::tests(),
         sessions::tests(),
         acl::tests(),
+        isolation::tests(),
+        hostile_specs::tests(),
         entries::tests(),
         refusals::tests(),
         credential_process::tests(),
@@ -100,6 +104,7 @@ fn outage_tests() -> Vec<Test> {
         outages::tests(),
         deletion::outage_tests(),
         identities::outage_tests(),
+        isolation::outage_tests(),
         sessions::outage_tests(),
         credential_process::outage_tests(),
         doctor::outage_tests(),
