@@ -202,6 +202,18 @@ pub fn role(role: &VaultAwsRole, around: &Around) -> Vec<Finding> {
         }
         false => passed(ROLE, &said, &ROLE_LINKS),
     }));
+    if let Some(isolated) = said.condition("Isolated") {
+        findings.push(match isolated.status.as_str() {
+            "True" => Finding::good("Isolation", &isolated.message),
+            "False" => Finding::doubt(
+                "Isolation",
+                &isolated.reason,
+                &isolated.message,
+                "narrow that policy in Vault, or leave it out of the role",
+            ),
+            _ => Finding::skipped("Isolation", &isolated.message),
+        });
+    }
     unless_told(findings, &said)
 }
 

@@ -6,7 +6,7 @@
 //! read it once.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -111,20 +111,19 @@ impl Reader<'_> {
     /// # Errors
     /// What Vault said, if it was anything but "there is none" or "not for you".
     pub async fn carried(&self, desired: &Desired, observed: &Observed) -> Result<Carried, Error> {
-        let mut carried =
-            Carried { identity: self.identity(desired, observed).await?, ..Carried::default() };
-        let mut names = desired.token_policies();
+        let identity = self.identity(desired, observed).await?;
+        let mut names: BTreeSet<String> = desired.token_policies().into_iter().collect();
         if !desired.no_default_policy {
-            names.push("default".to_owned());
+            names.insert("default".to_owned());
         }
-        names.extend(carried.identity.iter().flatten().cloned());
-        for name in names.into_iter().filter(|name| *name != desired.names.policy) {
-            if !carried.policies.contains_key(&name) {
-                let held = self.policy(&name).await?;
-                carried.policies.insert(name, held);
-            }
+        names.extend(identity.iter().flatten().cloned());
+        names.remove(&desired.names.policy);
+        let mut policies = BTreeMap::new();
+        for name in names {
+            let held = self.policy(&name).await?;
+            policies.insert(name, held);
         }
-        Ok(carried)
+        Ok(Carried { policies, identity })
     }
 
     /// A policy of the operator's own token among those that a role asks for: it would hand on what the

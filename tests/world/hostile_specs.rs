@@ -26,7 +26,13 @@ async fn hostile_specs_reach_nothing(world: World) {
         .backend()
         .with("spec.tenancy.0.iamRoles", json!([world.iam_role("*"), "root", "Default"]))
         .with("spec.tenancy.0.additionalPolicies", granted)
-        .with("spec.tenancy.0.extraRules", json!([{"path": "*", "capabilities": ["read"]}]));
+        .with(
+            "spec.tenancy.0.extraRules",
+            json!([
+                {"path": "+/*", "capabilities": ["read"]},
+                {"path": format!("{kv}*"), "capabilities": ["read"]},
+            ]),
+        );
     backend.apply().await;
     world.ready(&world.backend_ref()).await;
     world.role("api").apply().await;
@@ -49,7 +55,7 @@ async fn hostile_specs_reach_nothing(world: World) {
         ("iamRole", json!("${a}"), Api),
         ("iamRole", json!("{{identity.entity.name}}"), Api),
         ("iamRolePath", json!("/\" {/"), Api),
-        ("iamRolePath", json!("/../"), Ready("TenancyDenied")),
+        ("iamRolePath", json!("/../"), Ready("InvalidSpec")),
         ("policy", extra("pki/x\" { capabilities = [\"sudo\"] }\npath \"*"), Api),
         ("policy", extra("pki/x\n"), Api),
         ("policy", extra("pki/\u{0}"), Api),
@@ -68,7 +74,7 @@ async fn hostile_specs_reach_nothing(world: World) {
         ("policy", extra("pki/*/x"), Api),
         ("policy", extra(&format!("pki/{long}")), Api),
         // What the rule grants by mistake.
-        ("policy", extra("*"), Ready("NotIsolated")),
+        ("policy", extra("*"), Api),
         ("policy", extra("+/*"), Ready("NotIsolated")),
         ("policy", extra("sys/policies/acl/x"), Ready("NotIsolated")),
         ("policy", extra("auth/token/create"), Ready("NotIsolated")),
