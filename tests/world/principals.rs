@@ -1,6 +1,6 @@
 //! Who may log in: users, ARNs with paths, prefixes, and IAM roles that were deleted and made again.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::json;
@@ -281,7 +281,6 @@ async fn fifty_roles_with_unique_ids_are_written_once_each(world: World) {
     backend(&world).apply().await;
     world.ready(&world.backend_ref()).await;
     let mark = world.mark();
-    let begun = Instant::now();
     let manifests: Vec<Manifest> =
         names.iter().map(|name| world.role(name).with("spec.resolveAwsUniqueIds", true)).collect();
     join_all(manifests.iter().map(Manifest::apply)).await;
@@ -298,7 +297,6 @@ async fn fifty_roles_with_unique_ids_are_written_once_each(world: World) {
             (ready.count() == ROLES).then_some(())
         })
         .await;
-    println!("{ROLES} roles with unique IDs after {:?}", begun.elapsed());
     let writes = world.vault_writes_since(mark);
     for name in &names {
         let path = role_path(&world, name);

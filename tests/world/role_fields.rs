@@ -17,6 +17,7 @@ tests![
     batch_tokens_and_back,
     a_token_setting_changed_by_hand_is_put_back,
     networks_of_ipv6_survive_each_write,
+    the_longest_life_that_a_rule_gives_is_each_tokens_end,
     what_vault_would_refuse_the_api_server_refuses,
     what_cannot_change_the_api_server_keeps,
     what_the_rule_does_not_grant_is_denied,
@@ -290,6 +291,22 @@ async fn networks_of_ipv6_survive_each_write(world: World) {
     let again = longer.with("spec.driftInterval", "20m");
     is_written_with(&world, &again, &["token_bound_cidrs", "token_num_uses"]).await;
     stands(&world, json!({"token_bound_cidrs": networks})).await;
+}
+
+async fn the_longest_life_that_a_rule_gives_is_each_tokens_end(world: World) {
+    backend(&world).with("spec.tenancy.0.maxTokenTtl", "1h").apply().await;
+    let role = world.role("web").with("spec.token.period", "10m");
+    role.apply().await;
+    world.ready("vaultawsrole/web").await;
+    let expected =
+        json!({"token_max_ttl": 3600, "token_explicit_max_ttl": 3600, "token_period": 600});
+    stands(&world, expected).await;
+    is_left_alone(&world, &role).await;
+    for field in ["ttl", "maxTtl", "period", "explicitMaxTtl"] {
+        world.role("web").with("spec.token", json!({field: "61m"})).apply().await;
+        let told = world.becomes("vaultawsrole/web", "Ready", "False", "TenancyDenied").await;
+        assert!(told.message.contains(&format!("token.{field} of 1h1m")), "{}", told.message);
+    }
 }
 
 async fn what_vault_would_refuse_the_api_server_refuses(world: World) {
