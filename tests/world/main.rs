@@ -39,6 +39,7 @@ mod delivery;
 mod doctor;
 mod election;
 mod entries;
+mod faults;
 mod hostile_specs;
 mod identities;
 mod isolation;
@@ -91,6 +92,7 @@ fn tests() -> Vec<Test> {
         isolation::tests(),
         hostile_specs::tests(),
         entries::tests(),
+        faults::tests(),
         refusals::tests(),
         credential_process::tests(),
         login::tests(),
