@@ -46,6 +46,7 @@ mod isolation;
 mod leaks;
 mod login;
 mod main_line;
+mod managed;
 mod manifest;
 mod order;
 mod outages;
@@ -75,6 +76,7 @@ use crate::{
 fn tests() -> Vec<Test> {
     [
         main_line::tests(),
+        managed::tests(),
         order::tests(),
         accounts::tests(),
         ownership::tests(),
