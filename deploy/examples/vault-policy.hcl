@@ -9,7 +9,8 @@
 
 # Roles. A role may carry our policies only. Vault matches each element of a JSON list against
 # allowed_parameters, but a comma-separated string as one text: *,* refuses that spelling.
-# `policies` is the old name of `token_policies`.
+# `policies` is the old name of `token_policies`. Policies that tenancy rules grant as additionalPolicies
+# have to be listed here too, and to be readable below.
 path "auth/aws/role/*" {
   capabilities = ["create", "read", "update", "delete"]
 
@@ -29,11 +30,26 @@ path "sys/policies/acl/vaultaws-*" {
   capabilities = ["create", "read", "update", "delete"]
 }
 
-# These two stay out of reach whatever other policy the token carries: deny wins.
+# What else a login of a role carries: Vault's policy `default`, read and never written (an exact rule
+# decides before any other policy's wildcard), and the policies that its entity and groups add. Without
+# these the condition Isolated of a role is Unknown. None of them changes anything.
 path "sys/policies/acl/default" {
-  capabilities = ["deny"]
+  capabilities = ["read"]
 }
 
+path "auth/aws/config/identity" {
+  capabilities = ["read"]
+}
+
+path "identity/lookup/entity" {
+  capabilities = ["update"]
+}
+
+path "identity/group/id/*" {
+  capabilities = ["read"]
+}
+
+# Its own policy stays out of reach whatever other policy the token carries: deny wins.
 path "sys/policies/acl/vault-aws-operator" {
   capabilities = ["deny"]
 }

@@ -28,11 +28,13 @@ pub(crate) struct VaultRequest {
 }
 
 impl VaultRequest {
-    /// Whether it changes something other than the caller's own token.
+    /// Whether it changes something other than the caller's own token. A look-up of an identity is sent
+    /// like a write, and changes nothing.
     pub(crate) fn is_write(&self) -> bool {
         !matches!(self.operation.as_str(), "read" | "list" | "help")
             && !self.is_login()
             && !self.path.starts_with("auth/token/")
+            && !self.path.starts_with("identity/lookup/")
     }
 
     /// Whether it asks for a token.

@@ -41,7 +41,9 @@ mod doctor;
 mod election;
 mod entries;
 mod faults;
+mod hostile_specs;
 mod identities;
+mod isolation;
 mod leaks;
 mod login;
 mod main_line;
@@ -50,10 +52,13 @@ mod manifest;
 mod order;
 mod outages;
 mod ownership;
+mod principals;
 mod refusals;
+mod role_fields;
 mod sessions;
 mod sources;
 mod stage;
+mod takeover;
 mod targets;
 mod trial;
 mod validation;
@@ -76,6 +81,9 @@ fn tests() -> Vec<Test> {
         order::tests(),
         accounts::tests(),
         ownership::tests(),
+        role_fields::tests(),
+        principals::tests(),
+        takeover::tests(),
         delivery::tests(),
         sources::tests(),
         validation::tests(),
@@ -84,6 +92,8 @@ fn tests() -> Vec<Test> {
         identities::tests(),
         sessions::tests(),
         acl::tests(),
+        isolation::tests(),
+        hostile_specs::tests(),
         entries::tests(),
         faults::tests(),
         refusals::tests(),
@@ -102,6 +112,7 @@ fn outage_tests() -> Vec<Test> {
         apiserver::tests(),
         deletion::outage_tests(),
         identities::outage_tests(),
+        isolation::outage_tests(),
         sessions::outage_tests(),
         credential_process::outage_tests(),
         doctor::outage_tests(),

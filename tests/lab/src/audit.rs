@@ -54,9 +54,11 @@ impl VaultRequest {
         self.path.starts_with("auth/") && self.path.ends_with("/login")
     }
 
-    /// Whether it changes more than the caller's own token.
+    /// Whether it changes more than the caller's own token. A look-up of an identity is sent like a
+    /// write, and changes nothing.
     pub(crate) fn is_write(&self) -> bool {
-        let reads = matches!(self.operation.as_str(), "read" | "list" | "help");
+        let reads = matches!(self.operation.as_str(), "read" | "list" | "help")
+            || self.path.starts_with("identity/lookup/");
         !reads && !self.is_login() && !self.path.starts_with("auth/token/")
     }
 }
