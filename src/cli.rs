@@ -18,11 +18,13 @@ use crate::{
 };
 use vault_environment::{VaultFlags, parse_bool};
 
+pub mod backend_file;
 pub mod crd;
 pub mod credential_process;
 pub mod doctor;
 pub mod login;
 pub mod manual;
+pub mod policy;
 pub mod run;
 pub mod token_store;
 pub mod vault_environment;
@@ -53,6 +55,8 @@ pub enum Command {
 Example:
   vault-aws crd | kubectl apply --server-side -f -")]
     Crd,
+    /// Print what must be granted: Vault policy, Kubernetes Roles, IAM and trust policies
+    Policy(Box<policy::PolicyArgs>),
     /// Print AWS credentials that Vault's AWS secrets engine makes, for `credential_process` in
     /// ~/.aws/config
     CredentialProcess(Box<CredentialProcessArgs>),
@@ -344,6 +348,8 @@ pub enum Error {
     Login(#[from] login::Error),
     /// `doctor`
     Doctor(#[from] doctor::Error),
+    /// `policy`
+    Policy(#[from] policy::Error),
     /// `man`, `completions`
     Manual(#[from] manual::Error),
 }
@@ -355,14 +361,18 @@ impl Error {
             Self::Run(error) => error.hint().map(Cow::Borrowed),
             Self::Login(error) => error.hint().map(Cow::Owned),
             // Programs show what they find on stderr: one line, advice included.
-            Self::Crd(_) | Self::CredentialProcess(_) | Self::Doctor(_) | Self::Manual(_) => None,
+            Self::Crd(_)
+            | Self::CredentialProcess(_)
+            | Self::Doctor(_)
+            | Self::Policy(_)
+            | Self::Manual(_) => None,
         }
     }
 
     /// The exit code: 2 where Vault is at fault and a caller can tell, as `vault` does; else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Run(_) | Self::Crd(_) | Self::Doctor(_) | Self::Manual(_) => 1,
+            Self::Run(_) | Self::Crd(_) | Self::Doctor(_) | Self::Policy(_) | Self::Manual(_) => 1,
             Self::CredentialProcess(error) => error.exit_code(),
             Self::Login(error) => error.exit_code(),
         }
@@ -375,6 +385,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => Ok(run::run(*args)?),
             Command::Crd => Ok(crd::print(stdout)?),
+            Command::Policy(args) => Ok(policy::run(&args, stdout)?),
             Command::CredentialProcess(args) => Ok(credential_process::run(*args, stdout)?),
             Command::Login(args) => Ok(login::run(&args, stdout)?),
             Command::Doctor(args) => Ok(doctor::run(&args, stdout)?),

@@ -30,6 +30,7 @@
 //! | [`vault`] | the only HTTP to Vault: one file for each API, errors classified once, limiter, sessions |
 //! | [`aws`] | the only user of the AWS crates: credentials, AssumeRole, the signed GetCallerIdentity |
 //! | [`credentials`] | what `credential-process` keeps between two starts, until when, and what it prints |
+//! | [`grants`] | what must be granted in Vault, Kubernetes and AWS, and its text; pure |
 //! | [`cli`] | flags and commands; `cli::run` composes the operator |
 //! | [`admin`], [`telemetry`] | health, metrics, logs |
 //! | [`fault`], [`redacted`], [`clock`], `lock` | leaves: how failure is spoken of, what cannot be printed, what time it is, locks that outlive a panic |
@@ -63,6 +64,7 @@ pub mod crd;
 pub mod credentials;
 pub mod doctor;
 pub mod fault;
+pub mod grants;
 mod lock;
 pub mod naming;
 pub mod redacted;

@@ -190,6 +190,11 @@ pub fn server_id(backend: &VaultAwsBackendSpec) -> Option<String> {
     })
 }
 
+/// What the syncer says as ExternalId when it assumes a role for this namespace.
+pub fn external_id(backend: &VaultAwsBackendSpec, cluster: &str, namespace: &str) -> String {
+    backend.aws.external_id.replace("{clusterId}", cluster).replace("{namespace}", namespace)
+}
+
 /// Checks a template by itself, whatever will be filled in.
 ///
 /// # Errors

@@ -1,15 +1,13 @@
-# Vault policy of the role writer, for `management: Observed` (the default) and the default names: auth
-# mount `aws`, KV mount `secret`, naming.policy `vaultaws-{role}-policy`.
-#
-#   vault policy write vault-aws-operator deploy/examples/vault-policy.hcl
+# Vault policy of the role writer: what it needs every day.
+# For auth mount aws (Observed), KV mount secret, policies vaultaws-*.
 #
 # What it does not bound: whoever may write policies and attach them to roles can give himself anything
 # in this Vault namespace. The prefix only keeps other policies from being overwritten. Real bounds are
 # a Vault namespace of its own, a Sentinel policy, or a Vault of its own.
 
-# Roles. A role may carry our policies only. Vault matches each element of a JSON list against
-# allowed_parameters, but a comma-separated string as one text: *,* refuses that spelling.
-# `policies` is the old name of `token_policies`.
+# Roles. A role may carry our policies only, and what tenancy's additionalPolicies name. Vault matches
+# each element of a JSON list against allowed_parameters, but a comma-separated string as one text: *,*
+# refuses that spelling. `policies` is the old name of `token_policies`.
 path "auth/aws/role/*" {
   capabilities = ["create", "read", "update", "delete"]
 
@@ -26,10 +24,10 @@ path "auth/aws/role/*" {
 
 # The policies of those roles, by their prefix.
 path "sys/policies/acl/vaultaws-*" {
-  capabilities = ["create", "read", "update", "delete"]
+  capabilities = ["read", "update", "delete"]
 }
 
-# These two stay out of reach whatever other policy the token carries: deny wins.
+# Out of reach whatever other policy the token carries: deny wins.
 path "sys/policies/acl/default" {
   capabilities = ["deny"]
 }
@@ -43,23 +41,14 @@ path "sys/auth" {
   capabilities = ["read"]
 }
 
-# How logins at the mount are checked: the server ID and the STS endpoint. The secret key is not in the
-# answer.
-path "auth/aws/config/client" {
-  capabilities = ["read"]
-}
-
 # Any right below a mount lets its holder ask sys/internal/ui/mounts which version of KV it is. This one
 # reads no certificate.
 path "secret/config" {
   capabilities = ["read"]
 }
 
-# The operator's own token. Vault's policy `default` grants the same; here for tokens without it.
-path "auth/token/lookup-self" {
-  capabilities = ["read"]
-}
-
+# The operator's own token: a session is renewed, and given back at the end. Vault's policy `default`
+# grants the same; here for tokens without it.
 path "auth/token/renew-self" {
   capabilities = ["update"]
 }

@@ -16,7 +16,7 @@ use crate::{
         VaultCertSync,
     },
     fault::{Fault, Retry},
-    naming::{self, IamRole, RoleName, Subject, server_id},
+    naming::{self, IamRole, RoleName, Subject, external_id, server_id},
     tenancy,
 };
 
@@ -371,12 +371,7 @@ impl Desired {
             (None, None, Some(_)) => Identity::Ambient,
             (None, None, None) => Identity::AssumeRole {
                 session_name: session_name(&namespace, &sync.name_any()),
-                external_id: backend
-                    .spec
-                    .aws
-                    .external_id
-                    .replace("{clusterId}", &cluster_id)
-                    .replace("{namespace}", &namespace),
+                external_id: external_id(&backend.spec, &cluster_id, &namespace),
             },
         };
         Ok(Self {

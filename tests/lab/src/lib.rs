@@ -15,10 +15,10 @@
 //! labs without a test, [`vault`], [`aws`], `kubernetes` and [`sts`] how tests talk to the servers,
 //! `oidc` whose tokens STS believes, [`vending`] an agent that hands out credentials, [`proxy`]
 //! Vault's own proxy, [`installation`] and [`operator`] how the operator is installed and run, `cargo`
-//! how it is built, `audit` what it asked of the servers; [`demo`] tells its story,
+//! how it is built, [`audit`] what was asked of the servers; [`demo`] tells its story,
 //! [`bench`](mod@bench) measures it.
 
-mod audit;
+pub mod audit;
 pub mod aws;
 pub mod bench;
 mod cargo;
@@ -48,7 +48,7 @@ mod web;
 pub use aws::{Aws, Keys, Seeds, TrustPolicy, User};
 pub use error::{Error, Result};
 pub use folder::{Owner, Seen, SeenServer, find, is_alive, list};
-pub use installation::{Installation, Names};
+pub use installation::Installation;
 pub use keeper::child_entry;
 pub use lab::{Lab, Options, Parts};
 pub use operator::{Component, Operator};
