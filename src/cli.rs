@@ -22,6 +22,7 @@ pub mod backend_file;
 pub mod crd;
 pub mod credential_process;
 pub mod doctor;
+pub mod import;
 pub mod login;
 pub mod manual;
 pub mod policy;
@@ -57,6 +58,8 @@ Example:
     Crd,
     /// Print what must be granted: Vault policy, Kubernetes Roles, IAM and trust policies
     Policy(Box<policy::PolicyArgs>),
+    /// Print what stands in Vault as manifests that change nothing, or what was left there
+    Import(Box<import::ImportArgs>),
     /// Print AWS credentials that Vault's AWS secrets engine makes, for `credential_process` in
     /// ~/.aws/config
     CredentialProcess(Box<CredentialProcessArgs>),
@@ -350,6 +353,8 @@ pub enum Error {
     Doctor(#[from] doctor::Error),
     /// `policy`
     Policy(#[from] policy::Error),
+    /// `import`
+    Import(#[from] import::Error),
     /// `man`, `completions`
     Manual(#[from] manual::Error),
 }
@@ -365,6 +370,7 @@ impl Error {
             | Self::CredentialProcess(_)
             | Self::Doctor(_)
             | Self::Policy(_)
+            | Self::Import(_)
             | Self::Manual(_) => None,
         }
     }
@@ -374,6 +380,7 @@ impl Error {
         match self {
             Self::Run(_) | Self::Crd(_) | Self::Doctor(_) | Self::Policy(_) | Self::Manual(_) => 1,
             Self::CredentialProcess(error) => error.exit_code(),
+            Self::Import(error) => error.exit_code(),
             Self::Login(error) => error.exit_code(),
         }
     }
@@ -386,6 +393,7 @@ impl Cli {
             Command::Run(args) => Ok(run::run(*args)?),
             Command::Crd => Ok(crd::print(stdout)?),
             Command::Policy(args) => Ok(policy::run(&args, stdout)?),
+            Command::Import(args) => Ok(import::run(&args, stdout)?),
             Command::CredentialProcess(args) => Ok(credential_process::run(*args, stdout)?),
             Command::Login(args) => Ok(login::run(&args, stdout)?),
             Command::Doctor(args) => Ok(doctor::run(&args, stdout)?),

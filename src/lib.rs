@@ -31,6 +31,7 @@
 //! | [`aws`] | the only user of the AWS crates: credentials, AssumeRole, the signed GetCallerIdentity |
 //! | [`credentials`] | what `credential-process` keeps between two starts, until when, and what it prints |
 //! | [`grants`] | what must be granted in Vault, Kubernetes and AWS, and its text; pure |
+//! | [`import`] | what stands in Vault as manifests that change nothing, and what was left there; pure |
 //! | [`cli`] | flags and commands; `cli::run` composes the operator |
 //! | [`admin`], [`telemetry`] | health, metrics, logs |
 //! | [`fault`], [`redacted`], [`clock`], `lock` | leaves: how failure is spoken of, what cannot be printed, what time it is, locks that outlive a panic |
@@ -65,6 +66,7 @@ pub mod credentials;
 pub mod doctor;
 pub mod fault;
 pub mod grants;
+pub mod import;
 mod lock;
 pub mod naming;
 pub mod redacted;

@@ -179,7 +179,7 @@ fn tokens_are_asked_of_named_service_accounts_only() {
     assert_eq!(strings(create, "/verbs"), BTreeSet::from(["create"]));
     assert!(!strings(create, "/resourceNames").is_empty(), "without names it would be all");
     assert_eq!(strings(look, "/resources"), BTreeSet::from(["serviceaccounts"]));
-    assert_eq!(strings(look, "/verbs"), BTreeSet::from(["get", "list", "watch"]));
+    assert_eq!(strings(look, "/verbs"), BTreeSet::from(["list", "watch"]));
     for binding in of_kind(&tokens, "RoleBinding") {
         assert_eq!(text(&binding, "/subjects/0/name"), "vault-aws-syncer");
     }

@@ -14,6 +14,7 @@ use vault_aws_operator::grants::kubernetes::Tenant;
 use crate::{
     audit::Mark,
     certificates::{Authority, Issued},
+    grants::refusals_are_meant,
     leaks,
     manifest::Manifest,
     world::{ACCOUNT, PATIENCE, World},
@@ -105,6 +106,7 @@ async fn a_service_account_that_consents_is_exchanged_for_the_role(world: World)
 async fn a_service_account_without_a_role_for_it_says_what_to_apply(world: World) {
     let issued = irsa(&world, "sts.amazonaws.com").await;
     service_account(&world, Some("*")).await;
+    refusals_are_meant(&world);
     let mark = world.mark();
     world.backend().apply().await;
     world.role("irsa").apply().await;

@@ -151,6 +151,8 @@ pub struct KubernetesRequest {
     pub user: String,
     /// Status of the answer.
     pub code: u64,
+    /// Why the authorizer said no, if it did: empty where simply nothing allows it.
+    pub forbidden: Option<String>,
     /// When it was answered.
     pub time: Timestamp,
 }
@@ -199,6 +201,8 @@ fn kubernetes_requests(
             name: text(&object["name"]),
             user,
             code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
+            forbidden: (event["annotations"]["authorization.k8s.io/decision"] == "forbid")
+                .then(|| text(&event["annotations"]["authorization.k8s.io/reason"])),
             time: text(&event["stageTimestamp"]).parse().ok()?,
         })
     };
