@@ -40,6 +40,7 @@ mod doctor;
 mod entries;
 mod grants;
 mod identities;
+mod import;
 mod leaks;
 mod login;
 mod main_line;
@@ -84,6 +85,7 @@ fn tests() -> Vec<Test> {
         entries::tests(),
         refusals::tests(),
         grants::tests(),
+        import::tests(),
         credential_process::tests(),
         login::tests(),
         doctor::tests(),
