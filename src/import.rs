@@ -13,13 +13,15 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     crd::{TenancyRule, VaultAwsBackend, VaultAwsBackendSpec, VaultAwsRole},
+    fault::chain,
     role::{
+        adopt,
         desired::{Desired, Names, Refusal},
         observe::Observed,
-        plan::{self, Step},
         policy::Marker,
     },
-    vault::{acl::Policy, aws_auth::Role},
+    tenancy,
+    vault::aws_auth::Role,
 };
 
 pub mod draft;
@@ -191,53 +193,20 @@ impl<'a> Target<'a> {
         allowing.spec.tenancy = vec![everything(&typed, resource).map_err(|what| vec![what])?];
         let labels = BTreeMap::new();
         let desired = Desired::parse(&typed, &allowing, &labels, "import")
-            .map_err(|refusal| vec![refusal.to_string()])?;
-        let observed =
-            Observed { role: Some(found.role.clone()), policy: Some(desired.policy.clone()) };
-        let plan = plan::plan(&desired, &observed);
-        let mut reasons: Vec<String> = plan
-            .steps
-            .iter()
-            .map(|step| match step {
-                Step::WriteRole { changed, .. } => {
-                    format!("adopting it would write {}", changed.join(", "))
-                }
-                other => format!("adopting it would {other}"),
-            })
-            .collect();
-        if !plan.stuck.is_empty() {
-            reasons.push(format!("Vault never changes {} of a role", plan.stuck.join(", ")));
-        }
-        if let Some(path) = beyond(text, &desired.policy) {
-            reasons.push(format!(
-                "its policy's rule for `{path}` is not as a VaultAwsRole would write it"
-            ));
-        }
-        if !reasons.is_empty() {
-            return Err(reasons);
-        }
+            .map_err(|refusal| vec![chain(&refusal)])?;
+        let observed = Observed { role: Some(found.role.clone()), policy: Some(text.to_owned()) };
+        let named: Vec<Marker> =
+            found.policies.values().flatten().filter_map(|text| Marker::parse(text)).collect();
+        adopt::judge(&desired, &observed, &named)
+            .map_err(|why| vec![format!("it would not be adopted: {why}")])?;
         Ok(match Desired::parse(&typed, self.backend, &labels, "import") {
             Ok(_) => Vec::new(),
             Err(Refusal::Tenancy(denied)) => {
                 vec![format!("to be granted first, in namespace {namespace}: {denied}")]
             }
-            Err(refusal) => vec![refusal.to_string()],
+            Err(refusal) => vec![chain(&refusal)],
         })
     }
-}
-
-/// A rule of the policy in Vault that is no rule of ours; `None` if all are.
-fn beyond(text: &str, ours: &str) -> Option<String> {
-    let (Ok(theirs), Ok(ours)) = (Policy::parse(text), Policy::parse(ours)) else {
-        return Some("?".to_owned());
-    };
-    let is_ours = |rule: &crate::vault::acl::Rule| {
-        ours.rules.iter().any(|own| {
-            own.path == rule.path.trim_start_matches('/')
-                && own.capabilities.contains(rule.capabilities)
-        })
-    };
-    theirs.rules.into_iter().find(|rule| !is_ours(rule)).map(|rule| rule.path)
 }
 
 fn typed(resource: &Value) -> Result<VaultAwsRole, Vec<String>> {
@@ -306,16 +275,9 @@ fn everything(typed: &VaultAwsRole, resource: &Value) -> Result<TenancyRule, Str
 
 /// Whether a rule grants the draft's IAM role or user, in some namespace.
 fn grants(rule: &TenancyRule, draft: &Draft) -> bool {
-    let rule = serde_json::to_value(rule).unwrap_or_default();
-    let patterns = &rule[if draft.kind == "user" { "iamUsers" } else { "iamRoles" }];
-    let holds = |list: &Value, fits: &dyn Fn(&str) -> bool| {
-        list.as_array().into_iter().flatten().filter_map(Value::as_str).any(fits)
-    };
-    holds(&rule["accounts"], &|account| account == draft.account)
-        && holds(patterns, &|pattern| match pattern.strip_suffix('*') {
-            Some(prefix) => draft.iam.starts_with(prefix),
-            None => pattern == draft.iam,
-        })
+    let patterns = if draft.kind == "user" { &rule.iam_users } else { &rule.iam_roles };
+    rule.accounts.contains(&draft.account)
+        && patterns.iter().any(|pattern| tenancy::matches(pattern, &draft.iam))
 }
 
 /// A name for a resource: that of the IAM role as far as Kubernetes takes it.

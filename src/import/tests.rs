@@ -14,7 +14,7 @@ const WEB: &str = "arn:aws:iam::123456789012:role/web";
 
 /// As people write it by hand.
 const TWO_RULES: &str = r#"
-path "secret/data/certs/123456789012/web/*" { capabilities = ["read"] }
+path "secret/data/certs/123456789012/web/*" { capabilities = ["read", "list"] }
 path "secret/metadata/certs/123456789012/web/*" {
   capabilities = ["list", "read"]
 }

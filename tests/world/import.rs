@@ -73,7 +73,7 @@ async fn made(world: &World, name: &str, fields: Value) -> String {
     let (kv, directory) = (world.kv_mount(), world.directory(ACCOUNT, name));
     let policy = format!(
         "# by hand\n\
-         path \"{kv}/data/{directory}/*\" {{ capabilities = [\"read\"] }}\n\
+         path \"{kv}/data/{directory}/*\" {{ capabilities = [\"read\", \"list\"] }}\n\
          path \"{kv}/metadata/{directory}/*\" {{ capabilities = [\"list\", \"read\"] }}\n"
     );
     let path = format!("sys/policies/acl/{}", world.policy_name(&iam));
