@@ -346,7 +346,12 @@ async fn orphans(
     ));
     for orphan in &orphans {
         let marker = &orphan.marker;
-        let role = aws_auth::read_role(caller, &marker.mount, &marker.role).await?.is_some();
+        let role = match aws_auth::read_role(caller, &marker.mount, &marker.role).await {
+            Ok(role) => Some(role.is_some()),
+            // Another backend's mount, perhaps, which is not this person's to read.
+            Err(error) if error.is_denied() => None,
+            Err(error) => return Err(error.into()),
+        };
         text.push_str(&yaml::document(&orphan.document(role))?);
     }
     let summary = format!(

@@ -19,8 +19,9 @@ pub struct Orphan {
 }
 
 impl Orphan {
-    /// As a document. `role` says whether the role that named it still stands.
-    pub fn document(&self, role: bool) -> Value {
+    /// As a document. `role` says whether the role that named it still stands; `None`: it cannot be
+    /// seen.
+    pub fn document(&self, role: Option<bool>) -> Value {
         let Self { policy, marker } = self;
         json!({
             "policy": policy,
