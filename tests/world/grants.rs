@@ -211,7 +211,7 @@ fn is_meant(world: &str) -> bool {
 
 /// The trials that look at the whole run; of a part of it they would say nothing.
 pub(crate) fn trials(stages: &Arc<Stages>) -> Vec<Trial> {
-    let looks: [(&str, fn(&[Log])); 2] = [
+    let looks: [(&str, Look); 2] = [
         ("grants::nothing_that_the_operator_needed_was_refused", refused_nothing),
         ("grants::everything_that_the_operator_was_granted_is_used", granted_nothing_in_vain),
     ];
@@ -228,6 +228,9 @@ pub(crate) fn trials(stages: &Arc<Stages>) -> Vec<Trial> {
         })
         .collect()
 }
+
+/// A look at what was asked in all labs.
+type Look = fn(&[Log]);
 
 /// What the operator asked in one lab.
 struct Log {

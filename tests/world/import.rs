@@ -215,7 +215,7 @@ async fn policies_whose_resource_is_gone_are_found(world: World) {
     );
     // The same from files: those of now, and those of a cluster without the team's.
     let listed = world.kubectl(&["get", "vaultawsroles", "-o", "yaml"]).await;
-    fs::write(&file, listed).expect("a file");
+    fs::write(file, listed).expect("a file");
     let files = [&cluster[..], &["--resources", file]].concat();
     assert_eq!(own(&reader.import(&files).await).len(), 1);
     fs::write(file, "---\n").expect("a file");
