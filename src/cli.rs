@@ -38,6 +38,8 @@ Examples:
   vault-aws crd | kubectl apply --server-side -f -    install the three kinds
   vault-aws run                                       run the operator with the current kubeconfig
   vault-aws run --controllers sync --namespaces a,b   deliver certificates in two namespaces only
+  vault-aws policy --kubernetes -n a                  the syncer's rights in a namespace
+  vault-aws import --backend backend.yaml             roles that stand in Vault, as manifests
   vault-aws login --role web                          a Vault token for the AWS identity in use
   vault-aws doctor vaultcertsync/web -n team-a        why a certificate is not delivered")]
 pub struct Cli {
