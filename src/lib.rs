@@ -33,6 +33,7 @@
 //! | [`grants`] | what must be granted in Vault, Kubernetes and AWS, and its text; pure |
 //! | [`import`] | what stands in Vault as manifests that change nothing, and what was left there; pure |
 //! | [`cli`] | flags and commands; `cli::run` composes the operator |
+//! | [`leader`] | which replica may write; the fence before every request that changes something |
 //! | [`admin`], [`telemetry`] | health, metrics, logs |
 //! | [`fault`], [`redacted`], [`clock`], `lock` | leaves: how failure is spoken of, what cannot be printed, what time it is, locks that outlive a panic |
 //!
@@ -67,6 +68,7 @@ pub mod doctor;
 pub mod fault;
 pub mod grants;
 pub mod import;
+pub mod leader;
 mod lock;
 pub mod naming;
 pub mod redacted;

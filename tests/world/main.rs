@@ -37,6 +37,7 @@ mod credential_process;
 mod deletion;
 mod delivery;
 mod doctor;
+mod election;
 mod entries;
 mod grants;
 mod identities;
@@ -97,6 +98,7 @@ fn tests() -> Vec<Test> {
 fn outage_tests() -> Vec<Test> {
     [
         outages::tests(),
+        election::tests(),
         deletion::outage_tests(),
         identities::outage_tests(),
         sessions::outage_tests(),
