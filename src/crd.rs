@@ -240,6 +240,55 @@ impl IamKind {
     }
 }
 
+/// A path of Vault, and what may be done there.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct PathRule {
+    /// The path as in a policy: without a slash at its beginning; a + is one whole segment, a * at the
+    /// end is any rest. No templates.
+    #[schemars(
+        length(min = 1, max = 256),
+        pattern(r"^[A-Za-z0-9_.@:=+-][A-Za-z0-9_.@:=+/-]*\*?$")
+    )]
+    pub path: String,
+    /// What may be done there. sudo is never granted.
+    #[schemars(length(min = 1, max = 6))]
+    pub capabilities: Vec<Capability>,
+}
+
+/// A capability of a policy's rule.
+#[derive(
+    Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Capability {
+    /// Write what is not there.
+    Create,
+    /// Read.
+    Read,
+    /// Write what is there.
+    Update,
+    /// Change parts of what is there.
+    Patch,
+    /// Delete.
+    Delete,
+    /// List.
+    List,
+}
+
+impl Capability {
+    /// Vault's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Read => "read",
+            Self::Update => "update",
+            Self::Patch => "patch",
+            Self::Delete => "delete",
+            Self::List => "list",
+        }
+    }
+}
+
 /// Which AWS partition an account is in.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
 pub enum Partition {

@@ -22,7 +22,7 @@
 //! | [`crd`] | the three kinds, their fields and reasons: the public contract; names nothing else |
 //! | [`controller`] | the shell: watches, queue, finalizer, one pass, its report; knows no kind |
 //! | [`backend`] | `VaultAwsBackend`: is Vault there, is it what it should be, are the mounts configured |
-//! | [`role`] | `VaultAwsRole`: the role and its policy, whose they are, what differs |
+//! | [`role`] | `VaultAwsRole`: the role and its policy, whose they are, what differs, what a login reaches |
 //! | [`cert`] | `VaultCertSync`: entries, pairs, Secrets; what is never replaced by what |
 //! | [`tenancy`] | may this namespace use this account and role; pure |
 //! | [`naming`] | what an IAM role is called in AWS and in Vault; pure |

@@ -212,7 +212,15 @@ pub fn server_id(backend: &VaultAwsBackendSpec) -> Option<String> {
     })
 }
 
-/// What the syncer says as ExternalId when it assumes a role for this namespace.
+/// The session name of a role that the operator assumes for a resource: `vaultaws-<namespace>-<name>`,
+/// at most 64 characters (IAM's limit).
+pub fn session_name(namespace: &str, name: &str) -> String {
+    let mut text = format!("vaultaws-{namespace}-{name}");
+    text.truncate(64);
+    text
+}
+
+/// What the operator gives as ExternalId, by the backend's template.
 pub fn external_id(backend: &VaultAwsBackendSpec, cluster: &str, namespace: &str) -> String {
     backend.aws.external_id.replace("{clusterId}", cluster).replace("{namespace}", namespace)
 }
@@ -289,6 +297,14 @@ fn fill(template: &str, subject: Subject<'_>, role: Option<&RoleName>) -> Result
         text.push_str(value);
     }
     Ok(text)
+}
+
+/// A policy's name as Vault folds it.
+///
+/// # Errors
+/// [`Fault`] where it is no name that Vault takes, or a reserved one.
+pub fn policy_name(text: &str) -> Result<String, Fault> {
+    name(text.to_owned())
 }
 
 /// Vault's own rule for names of roles, which also suits policies, folded to lower case.

@@ -3,7 +3,8 @@
 //! One pass, in reading order:
 //!
 //! ```text
-//! backend, namespace ─▶ [desired] ─▶ observe ─▶ [claim] ─▶ [plan] ─▶ apply ─▶ read back ─▶ outcome
+//! backend, namespace ─▶ [desired] ─▶ observe ─▶ [claim] ─▶ [plan] ─▶ carried ─▶ [guard] ─▶ apply
+//!                    ─▶ read back ─▶ verify ─▶ outcome
 //! ```
 //!
 //! What is in brackets is pure. Before `observe` no request goes out: a backend that is not ready, a
@@ -20,6 +21,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Resource, ResourceExt, core::PartialObjectMeta};
 
 use crate::{
+    aws::identity::Ambient,
     connection::Connections,
     controller::{
         condition::{self, READY},
@@ -37,10 +39,12 @@ use crate::{
 
 pub mod adopt;
 pub mod apply;
+pub mod carried;
 pub mod claim;
 pub mod desired;
 pub mod ec2;
 mod error;
+pub mod guard;
 pub mod isolation;
 pub mod observe;
 pub mod plan;
@@ -48,14 +52,18 @@ pub mod policy;
 pub mod principal;
 mod report;
 pub mod token;
+pub mod verify;
 
+use carried::Shelf;
 use claim::{Claim, Foreign};
 use desired::{Desired, Names};
 pub use error::Error;
 use observe::Observed;
+use plan::Plan;
 use policy::Marker;
 use principal::Logins;
-use report::{Hold, Pass, still_ready};
+use report::{Hold, Pass, conditions, held, still_ready, with_others};
+use verify::LOGIN_VERIFIED;
 
 /// How long a cleanup that failed rests. It does not grow: the time until we let go is bounded.
 const CLEANUP_RETRY: Duration = Duration::from_secs(10);
@@ -64,6 +72,10 @@ const CLEANUP_RETRY: Duration = Duration::from_secs(10);
 pub struct Roles {
     stores: Stores,
     connections: Arc<Connections>,
+    /// The operator's own AWS identity, to try logins.
+    ambient: Ambient,
+    /// Policies that were read a moment ago.
+    shelf: Shelf,
     cleanup_timeout: Duration,
     /// UIDs of resources whose cleanup this process has tried, by namespace and name.
     tried: Mutex<HashMap<(String, String), String>>,
@@ -85,8 +97,14 @@ pub struct Stores {
 impl Roles {
     /// `cleanup_timeout`: how long after its deletion a resource may wait for Vault before it is let
     /// go.
-    pub fn new(stores: Stores, connections: Arc<Connections>, cleanup_timeout: Duration) -> Self {
-        Self { stores, connections, cleanup_timeout, tried: Mutex::default() }
+    pub fn new(
+        stores: Stores,
+        connections: Arc<Connections>,
+        ambient: Ambient,
+        cleanup_timeout: Duration,
+    ) -> Self {
+        let (shelf, tried) = (Shelf::default(), Mutex::default());
+        Self { stores, connections, ambient, shelf, cleanup_timeout, tried }
     }
 }
 
@@ -215,15 +233,77 @@ impl Roles {
             return Ok(conflict.outcome(role));
         }
         let plan = plan::plan(desired, &observed);
+        let reader = self.shelf.reader(&vault, backend);
+        if let Some(policy) = reader.own_policy(desired).await? {
+            return Ok(Hold::reserved(&policy).outcome(role));
+        }
+        let carried = reader.carried(desired, &observed).await?;
+        let judged = guard::judge(desired, &carried);
+        if let Some(progress) = judged.holds(desired, &observed, &plan) {
+            return Ok(held(role, &judged, progress));
+        }
         let settled = if plan.steps.is_empty() || desired.drift == Drift::Report {
             observed
         } else {
             apply::apply(&vault, &plan).await?;
             read_back(&vault, desired).await?
         };
-        let logins = self.logins(role);
-        let pass = Pass { desired, settled: &settled, plan: &plan, adopted, logins };
-        Ok(pass.outcome(role, now))
+        let pass = Pass { desired, settled: &settled, plan: &plan, adopted };
+        let mut outcome = pass.outcome(role, now);
+        outcome.notes.extend(judged.note(conditions(role)));
+        outcome.verdicts.push(judged.condition());
+        outcome.status.also_reaches = judged.also_reaches();
+        self.verify(role, backend, desired, &plan, &mut outcome).await?;
+        let logins = self.logins(role, &outcome.verdicts);
+        let current = settled.role.as_ref().and_then(|role| principal::current(role, &logins));
+        outcome.verdicts.extend(current);
+        Ok(outcome)
+    }
+
+    /// Tries the login where that was asked for, once per change: not again while the last try went well
+    /// and nothing was written since.
+    async fn verify(
+        &self,
+        role: &VaultAwsRole,
+        backend: &VaultAwsBackend,
+        desired: &Desired,
+        plan: &Plan,
+        outcome: &mut Outcome<VaultAwsRoleStatus>,
+    ) -> Result<(), Error> {
+        let Some(verify) = &desired.verify else { return Ok(()) };
+        let status = role.status.as_ref();
+        let last = Verdict::kept(LOGIN_VERIFIED, conditions(role), RoleReason::word);
+        let same = status.map(|status| status.observed_generation) == role.metadata.generation
+            && status.is_some_and(|status| status.role_id == outcome.status.role_id)
+            && plan.steps.is_empty();
+        let good = last.as_ref().is_some_and(|last| last.holds == Some(true));
+        if (same && good) || outcome.progress != Progress::Done {
+            outcome.verdicts.extend(last);
+            return Ok(());
+        }
+        let client = self.connections.client(backend).await?;
+        let place = (desired.names.mount.as_str(), desired.names.role.as_str());
+        // A login is rare and its future large.
+        let tried = Box::pin(verify::log_in(&self.ambient, &client, place, verify)).await;
+        let (holds, reason, message) = match tried {
+            Ok(()) => (
+                Some(true),
+                RoleReason::LoginVerified.as_str(),
+                format!("the operator logged in at role `{}` as {}", place.1, verify.arn),
+            ),
+            Err(error) => {
+                // Of a login that could not be tried nobody knows how it would end.
+                let holds = if error.is_shared() { None } else { Some(false) };
+                if error.retry() != Retry::WhenChanged {
+                    outcome.next = Next::Retry(error.retry());
+                }
+                (holds, error.reason(), chain(&error))
+            }
+        };
+        let verdict = Verdict { kind: LOGIN_VERIFIED, holds, reason, message };
+        outcome.notes.extend(guard::transition(&verdict, conditions(role)));
+        outcome.verdicts.push(verdict);
+        Ok(())
     }
 
     /// Whether what is not ours may be taken over; else why not.
@@ -252,9 +332,17 @@ impl Roles {
             .any(|other| !claim::is_same(&other, role) && id.is_some() && recorded_id(&other) == id)
     }
 
-    /// What the syncs that use this role tell of their logins.
-    fn logins(&self, role: &VaultAwsRole) -> Logins {
+    /// What the operator's own login and the syncs that use this role tell.
+    fn logins(&self, role: &VaultAwsRole, verdicts: &[Verdict]) -> Logins {
         let mut logins = Logins::default();
+        if let Some(own) = verdicts.iter().find(|verdict| verdict.kind == LOGIN_VERIFIED) {
+            let who = Some("the operator".to_owned());
+            if own.holds == Some(true) {
+                logins.good = who;
+            } else if aws_refusal(&own.message) == AwsRefusal::PrincipalMismatch {
+                logins.refused = who;
+            }
+        }
         for sync in self.stores.syncs.select(|sync| {
             sync.namespace() == role.namespace() && sync.role_name() == Some(role.name_any())
         }) {
@@ -268,7 +356,7 @@ impl Roles {
                 Some(_) | None => continue,
             };
             // The first by name, so that the message stays the same.
-            let name = sync.name_any();
+            let name = format!("VaultCertSync `{}`", sync.name_any());
             if slot.as_ref().is_none_or(|first| name < *first) {
                 *slot = Some(name);
             }
@@ -489,7 +577,7 @@ impl Remains {
         Outcome {
             status: role.status.clone().unwrap_or_default(),
             progress: Progress::Waiting,
-            verdicts: vec![Verdict::no(READY, self.reason, self.message)],
+            verdicts: with_others(Verdict::no(READY, self.reason, self.message), role),
             notes: Vec::new(),
             next: Next::In(CLEANUP_RETRY),
         }

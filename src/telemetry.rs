@@ -273,6 +273,10 @@ impl Metrics {
                 .iter()
                 .map(|c| (bounded(&c.type_), bounded(&c.status)))
                 .collect(),
+            isolation: conditions
+                .iter()
+                .find(|c| c.type_ == "Isolated")
+                .map(|c| bounded(&c.reason)),
         };
         resources.entry(kind.to_owned()).or_default().insert(uid.into(), standing);
     }
@@ -429,6 +433,8 @@ type SyncName = (Box<str>, Box<str>);
 struct Standing {
     reason: Box<str>,
     conditions: Box<[(Box<str>, Box<str>)]>,
+    /// Reason of `Isolated`.
+    isolation: Option<Box<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -486,9 +492,13 @@ impl State {
         let resources = lock(&self.resources);
         let mut reasons: BTreeMap<(&str, &str), i64> = BTreeMap::new();
         let mut conditions: BTreeMap<(&str, &str, &str), i64> = BTreeMap::new();
+        let mut verdicts: BTreeMap<&str, i64> = BTreeMap::new();
         for (kind, known) in resources.iter() {
             for standing in known.values() {
                 *reasons.entry((kind, &standing.reason)).or_default() += 1;
+                if let Some(verdict) = &standing.isolation {
+                    *verdicts.entry(verdict).or_default() += 1;
+                }
                 for (condition, status) in &standing.conditions {
                     *conditions.entry((kind, condition, status)).or_default() += 1;
                 }
@@ -499,6 +509,9 @@ impl State {
             .take(SERIES_LIMIT)
             .map(|((kind, reason), count)| ([("kind", kind), ("reason", reason)], count));
         gauge(encoder, "resources", "Resources by kind and reason of Ready", None, reasons)?;
+        let verdicts = verdicts.into_iter().take(SERIES_LIMIT);
+        let verdicts = verdicts.map(|(reason, count)| ([("reason", reason)], count));
+        gauge(encoder, "isolation", "Roles by the verdict on their isolation", None, verdicts)?;
         let conditions = conditions.into_iter().take(SERIES_LIMIT).map(|(labels, count)| {
             let (kind, condition, status) = labels;
             ([("kind", kind), ("condition", condition), ("status", status)], count)
@@ -585,6 +598,28 @@ mod tests {
         assert_eq!(
             lines(&metrics, "vault_aws_conditions{"),
             [r#"vault_aws_conditions{kind="VaultAwsRole",condition="Ready",status="True"} 2"#]
+        );
+    }
+
+    #[test]
+    fn roles_are_counted_by_the_verdict_on_their_isolation() {
+        let metrics = Metrics::new(false);
+        let judged = |reason: &str| {
+            let mut conditions = ready("Ready");
+            let isolated = Condition { type_: "Isolated".into(), ..ready(reason)[0].clone() };
+            conditions.push(isolated);
+            conditions
+        };
+        metrics.reported("VaultAwsRole", "a", &judged("Isolated"));
+        metrics.reported("VaultAwsRole", "b", &judged("Isolated"));
+        metrics.reported("VaultAwsRole", "b", &judged("SudoGranted"));
+        metrics.reported("VaultAwsRole", "c", &ready("Ready"));
+        assert_eq!(
+            lines(&metrics, "vault_aws_isolation"),
+            [
+                r#"vault_aws_isolation{reason="Isolated"} 1"#,
+                r#"vault_aws_isolation{reason="SudoGranted"} 1"#,
+            ]
         );
     }
 

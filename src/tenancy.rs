@@ -7,7 +7,12 @@ use std::{collections::BTreeMap, fmt};
 
 use kube::core::{Selector, SelectorExt};
 
-use crate::crd::{Adopt, AuthType, IamKind, IdentityKind, Namespaces, TenancyRule};
+use crate::{
+    crd::{
+        Adopt, AuthType, Capability, IamKind, IdentityKind, Namespaces, PathRule, Span, TenancyRule,
+    },
+    vault::acl::Pattern,
+};
 
 /// What a resource asks of a backend.
 #[derive(Clone, Copy, Debug)]
@@ -20,15 +25,15 @@ pub struct Request<'a> {
     pub account: &'a str,
     /// Kind and friendly name of the IAM principal.
     pub iam: (IamKind, &'a str),
-    /// How the AWS identity is got; `None` for a VaultAwsRole, which needs none.
+    /// How the AWS identity is got; `None` where none is needed.
     pub identity: Option<IdentityKind>,
-    /// What a VaultAwsRole asks for besides; nothing for a VaultCertSync.
-    pub wishes: Wishes<'a>,
+    /// What a VaultAwsRole asks for beyond its own certificates; nothing for a VaultCertSync.
+    pub beyond: Beyond<'a>,
 }
 
-/// What a VaultAwsRole may ask for beyond its own IAM principal.
+/// What a VaultAwsRole may ask for beyond its own IAM principal and its certificates.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wishes<'a> {
+pub struct Beyond<'a> {
     /// The principals that are bound in its place.
     pub principals: &'a [Names],
     /// How clients log in.
@@ -39,6 +44,12 @@ pub struct Wishes<'a> {
     pub vault_name: Option<&'a str>,
     /// How far it would take over what stands in Vault.
     pub adopt: Adopt,
+    /// Policies of Vault.
+    pub policies: &'a [String],
+    /// Paths in its own policy.
+    pub extra_rules: &'a [PathRule],
+    /// Durations of its tokens, by their field.
+    pub token_times: &'a [(&'static str, Span)],
 }
 
 /// Friendly names of IAM principals of one kind.
@@ -129,26 +140,26 @@ pub fn grant<'a>(
 
 /// The first thing that a rule does not grant.
 fn lacking(rule: &TenancyRule, request: &Request<'_>) -> Option<String> {
-    let Request { account, iam: (kind, name), identity, wishes, .. } = *request;
+    let Request { account, iam: (kind, name), identity, beyond, .. } = *request;
     let own = Names { kind, name: name.to_owned(), is_prefix: false };
     if !rule.accounts.iter().any(|granted| granted == account) {
         return Some(format!("account {account}"));
     }
     if let Some(names) =
-        std::iter::once(&own).chain(wishes.principals).find(|names| !names.is_granted(rule))
+        std::iter::once(&own).chain(beyond.principals).find(|names| !names.is_granted(rule))
     {
         return Some(names.to_string());
     }
     if let Some(kind) = identity.filter(|kind| !rule.identities.contains(kind)) {
         return Some(format!("identity {}", kind.as_str()));
     }
-    if identity.is_none() && !rule.auth_types.contains(&wishes.auth_type) {
-        return Some(format!("authType {}", wishes.auth_type.as_str()));
+    if !rule.auth_types.contains(&beyond.auth_type) {
+        return Some(format!("authType {}", beyond.auth_type.as_str()));
     }
-    if wishes.inference && !rule.allow_inference {
+    if beyond.inference && !rule.allow_inference {
         return Some("inference".to_owned());
     }
-    if wishes.principals.iter().any(|names| names.is_prefix) && !rule.allow_wildcard_principals {
+    if beyond.principals.iter().any(|names| names.is_prefix) && !rule.allow_wildcard_principals {
         return Some("wildcards in principals".to_owned());
     }
     // As Vault folds names.
@@ -156,11 +167,48 @@ fn lacking(rule: &TenancyRule, request: &Request<'_>) -> Option<String> {
         matches(&pattern.to_ascii_lowercase(), &name.to_ascii_lowercase())
     };
     if let Some(name) =
-        wishes.vault_name.filter(|name| !rule.names.iter().any(|one| folds_to(one, name)))
+        beyond.vault_name.filter(|name| !rule.names.iter().any(|one| folds_to(one, name)))
     {
         return Some(format!("the name `{name}` in Vault"));
     }
-    (wishes.adopt > rule.adopt).then(|| format!("adopt {}", wishes.adopt.as_str()))
+    if beyond.adopt > rule.adopt {
+        return Some(format!("adopt {}", beyond.adopt.as_str()));
+    }
+    lacking_beyond(rule, beyond)
+}
+
+/// The first of policies, paths and durations that the rule does not grant.
+fn lacking_beyond(rule: &TenancyRule, beyond: Beyond<'_>) -> Option<String> {
+    let policy = beyond.policies.iter().find(|name| !grants_policy(rule, name));
+    if let Some(name) = policy {
+        return Some(format!("policy `{name}`"));
+    }
+    let extra = beyond
+        .extra_rules
+        .iter()
+        .find(|wanted| !rule.extra_rules.iter().any(|granted| covers(granted, wanted)));
+    if let Some(PathRule { path, capabilities }) = extra {
+        let words: Vec<&str> = capabilities.iter().map(|word| word.as_str()).collect();
+        return Some(format!("{} on `{path}`", words.join(", ")));
+    }
+    let longest = rule.max_token_ttl?;
+    let (field, time) = beyond.token_times.iter().find(|(_, time)| *time > longest)?;
+    Some(format!("token.{field} of {time}: maxTokenTtl is {longest}"))
+}
+
+/// Vault folds names of policies.
+fn grants_policy(rule: &TenancyRule, name: &str) -> bool {
+    rule.additional_policies.iter().any(|granted| granted.eq_ignore_ascii_case(name))
+}
+
+/// Whether a grant covers all paths of a wanted rule with all of its capabilities.
+fn covers(granted: &PathRule, wanted: &PathRule) -> bool {
+    let has = |word: &Capability| granted.capabilities.contains(word);
+    wanted.capabilities.iter().all(has)
+        && match (Pattern::parse(&granted.path), Pattern::parse(&wanted.path)) {
+            (Some(granted), Some(wanted)) => granted.covers(&wanted),
+            _ => false,
+        }
 }
 
 /// How many different accounts the rules name; with more than one, role names must tell them apart.
@@ -215,6 +263,9 @@ mod tests {
             names: Vec::new(),
             adopt: Adopt::Never,
             identities: vec![IdentityKind::AssumeRole],
+            additional_policies: Vec::new(),
+            extra_rules: Vec::new(),
+            max_token_ttl: None,
         }
     }
 
@@ -224,17 +275,17 @@ mod tests {
         role: &'a str,
     ) -> Request<'a> {
         let iam = (IamKind::Role, role);
-        let wishes = Wishes::default();
-        Request { namespace: "team-a", labels, account, iam, identity: None, wishes }
+        let beyond = Beyond::default();
+        Request { namespace: "team-a", labels, account, iam, identity: None, beyond }
     }
 
-    /// What a rule for `web` and `api-*`, changed, does not grant of the role `web` that wishes this.
-    fn lacks(change: impl FnOnce(&mut TenancyRule), wishes: Wishes<'_>) -> Option<String> {
+    /// What a rule for `web` and `api-*`, changed, does not grant of the role `web` that asks for this.
+    fn lacks(change: impl FnOnce(&mut TenancyRule), beyond: Beyond<'_>) -> Option<String> {
         let labels = BTreeMap::new();
         let mut rule = rule("one", "team-a", ONE, "web");
         rule.iam_roles.push("api-*".into());
         change(&mut rule);
-        lacking(&rule, &Request { wishes, ..ask(&labels, ONE, "web") })
+        lacking(&rule, &Request { beyond, ..ask(&labels, ONE, "web") })
     }
 
     fn named(kind: IamKind, name: &str, is_prefix: bool) -> Names {
@@ -298,7 +349,7 @@ mod tests {
     #[test]
     fn each_bound_principal_is_granted_by_the_list_of_its_kind() {
         let with = |change: fn(&mut TenancyRule), names: Names| {
-            lacks(change, Wishes { principals: &[names], ..Wishes::default() })
+            lacks(change, Beyond { principals: &[names], ..Beyond::default() })
         };
         assert_eq!(with(|_| (), named(IamKind::Role, "api-1", false)), None);
         assert_eq!(
@@ -316,7 +367,7 @@ mod tests {
             let names = [named(IamKind::Role, prefix, true)];
             lacks(
                 |rule| rule.allow_wildcard_principals = flag,
-                Wishes { principals: &names, ..Wishes::default() },
+                Beyond { principals: &names, ..Beyond::default() },
             )
         };
         assert_eq!(with(true, "api-"), None);
@@ -329,10 +380,10 @@ mod tests {
 
     #[test]
     fn logins_of_instances_are_granted_by_name() {
-        let ec2 = Wishes { auth_type: AuthType::Ec2, ..Wishes::default() };
+        let ec2 = Beyond { auth_type: AuthType::Ec2, ..Beyond::default() };
         assert_eq!(lacks(|_| (), ec2).as_deref(), Some("authType ec2"));
         assert_eq!(lacks(|rule| rule.auth_types.push(AuthType::Ec2), ec2), None);
-        let inferred = Wishes { inference: true, ..Wishes::default() };
+        let inferred = Beyond { inference: true, ..Beyond::default() };
         assert_eq!(lacks(|_| (), inferred).as_deref(), Some("inference"));
         assert_eq!(lacks(|rule| rule.allow_inference = true, inferred), None);
     }
@@ -340,8 +391,8 @@ mod tests {
     #[test]
     fn a_name_in_vault_is_granted_as_vault_folds_it() {
         let with = |granted: &str| {
-            let wishes = Wishes { vault_name: Some("Legacy-Web"), ..Wishes::default() };
-            lacks(|rule| rule.names = vec![granted.into()], wishes)
+            let beyond = Beyond { vault_name: Some("Legacy-Web"), ..Beyond::default() };
+            lacks(|rule| rule.names = vec![granted.into()], beyond)
         };
         for granted in ["legacy-web", "LEGACY-*", "*"] {
             assert_eq!(with(granted), None, "{granted}");
@@ -355,7 +406,7 @@ mod tests {
     #[test]
     fn taking_over_goes_as_far_as_the_rule_says() {
         let with = |granted, wished| {
-            lacks(|rule| rule.adopt = granted, Wishes { adopt: wished, ..Wishes::default() })
+            lacks(|rule| rule.adopt = granted, Beyond { adopt: wished, ..Beyond::default() })
         };
         let all = [Adopt::Never, Adopt::IfEqual, Adopt::Always];
         for (at, granted) in all.into_iter().enumerate() {
@@ -375,5 +426,74 @@ mod tests {
             Some(LabelSelector { match_labels: Some(labels.clone()), ..LabelSelector::default() });
         assert!(grant(std::slice::from_ref(&by_label), &ask(&labels, ONE, "web")).is_ok());
         assert!(grant(&[by_label], &ask(&BTreeMap::new(), ONE, "web")).is_err());
+    }
+
+    fn on(path: &str, capabilities: &[Capability]) -> PathRule {
+        PathRule { path: path.into(), capabilities: capabilities.to_vec() }
+    }
+
+    fn beyond(rule: &TenancyRule, beyond: Beyond<'_>) -> String {
+        let labels = BTreeMap::new();
+        let request = Request { beyond, ..ask(&labels, ONE, "web") };
+        grant(std::slice::from_ref(rule), &request)
+            .map_or_else(|no| no.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn a_policy_must_be_listed_whatever_its_case() {
+        let mut one = rule("one", "team-a", ONE, "web");
+        one.additional_policies = vec!["Team-Read".into()];
+        let with = |policies: &[&str]| {
+            let policies: Vec<String> = policies.iter().map(|&name| name.into()).collect();
+            beyond(&one, Beyond { policies: &policies, ..Beyond::default() })
+        };
+        assert_eq!(with(&["team-read", "TEAM-READ"]), "");
+        assert_eq!(
+            with(&["team-read", "admin"]),
+            "tenancy rule `one` does not grant policy `admin`"
+        );
+    }
+
+    #[test]
+    fn an_extra_rule_must_lie_within_one_grant_with_all_its_capabilities() {
+        use Capability::{Read, Update};
+        let mut one = rule("one", "team-a", ONE, "web");
+        one.extra_rules = vec![on("pki/issue/*", &[Update]), on("pki/+/web", &[Read, Update])];
+        let with = |path: &str, capabilities: &[Capability]| {
+            let extra_rules = [on(path, capabilities)];
+            beyond(&one, Beyond { extra_rules: &extra_rules, ..Beyond::default() })
+        };
+        for (path, capabilities) in [
+            ("pki/issue/x", &[Update] as &[_]),
+            ("pki/issue/x*", &[Update]),
+            ("pki/sign/web", &[Read, Update]),
+            ("pki/+/web", &[Read]),
+        ] {
+            assert_eq!(with(path, capabilities), "", "{path}");
+        }
+        for (path, capabilities) in [
+            ("pki/issue/x", &[Read] as &[_]),
+            ("pki/issue*", &[Update]),
+            ("pki/*", &[Update]),
+            ("+/issue/x", &[Update]),
+            ("pki/+/+", &[Read]),
+            ("secret/data/x", &[Read]),
+        ] {
+            let said = with(path, capabilities);
+            assert!(said.ends_with(&format!("on `{path}`")), "{path}: {said}");
+        }
+    }
+
+    #[test]
+    fn no_duration_of_a_token_is_longer_than_the_rule_says() {
+        let mut one = rule("one", "team-a", ONE, "web");
+        let times = [("ttl", Span::seconds(3600)), ("maxTtl", Span::seconds(7200))];
+        let with =
+            |rule: &TenancyRule| beyond(rule, Beyond { token_times: &times, ..Beyond::default() });
+        assert_eq!(with(&one), "");
+        one.max_token_ttl = Some(Span::seconds(7200));
+        assert_eq!(with(&one), "");
+        one.max_token_ttl = Some(Span::seconds(7199));
+        assert!(with(&one).ends_with("grant token.maxTtl of 2h: maxTokenTtl is 1h59m59s"));
     }
 }

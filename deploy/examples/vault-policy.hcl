@@ -29,9 +29,22 @@ path "sys/policies/acl/vaultaws-*" {
 
 # Out of reach whatever other policy the token carries: deny wins.
 path "sys/policies/acl/default" {
-  capabilities = ["deny"]
+  capabilities = ["read"]
 }
 
+path "auth/aws/config/identity" {
+  capabilities = ["read"]
+}
+
+path "identity/lookup/entity" {
+  capabilities = ["update"]
+}
+
+path "identity/group/id/*" {
+  capabilities = ["read"]
+}
+
+# Its own policy stays out of reach whatever other policy the token carries: deny wins.
 path "sys/policies/acl/vault-aws-operator" {
   capabilities = ["deny"]
 }

@@ -16,7 +16,7 @@ use crate::{
         VaultAwsRole, VaultCertSync,
     },
     fault::{Fault, Retry},
-    naming::{self, IamRole, RoleName, Subject, external_id, server_id},
+    naming::{self, IamRole, RoleName, Subject, external_id, server_id, session_name},
     tenancy,
 };
 
@@ -357,7 +357,7 @@ impl Desired {
                 account: &iam_role.account,
                 iam: (iam_role.kind, &iam_role.name),
                 identity: Some(identity_kind),
-                wishes: tenancy::Wishes::default(),
+                beyond: tenancy::Beyond::default(),
             },
         )?;
         let cluster_id = usable_backend(backend)?;
@@ -578,12 +578,6 @@ pub fn is_plain(entry: &str) -> bool {
         && entry != ".."
         && entry.len() <= 512
         && !entry.chars().any(|c| c.is_control() || matches!(c, '%' | '?' | '#' | '/'))
-}
-
-fn session_name(namespace: &str, name: &str) -> String {
-    let mut text = format!("vaultaws-{namespace}-{name}");
-    text.truncate(64);
-    text
 }
 
 /// The cluster id of a backend that has been looked at and may be used. A backend that is not ready

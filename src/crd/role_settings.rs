@@ -126,6 +126,19 @@ pub struct TokenSettings {
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bound_cidrs: Vec<String>,
+    /// Whether tokens come without Vault's policy `default`. They can then be neither renewed nor
+    /// revoked by whoever holds them. Default false.
+    #[serde(default)]
+    pub no_default_policy: bool,
+    /// Further policies of Vault, by name; each must be granted by additionalPolicies of the tenancy
+    /// rule. Vault folds their case.
+    #[schemars(
+        length(max = 32),
+        inner(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub additional_policies: Vec<String>,
 }
 
 /// A kind of token.

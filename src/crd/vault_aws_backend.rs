@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Adopt, AuthType, KeyRef, LocalRef, Span, reasons};
+use super::{Adopt, AuthType, KeyRef, LocalRef, PathRule, Span, reasons};
 
 /// A Vault whose AWS auth mount we manage, and the tenants that may use it. A tenant never chooses the
 /// address to which a signed AWS identity is sent: that is why this is an object of the admin.
@@ -52,6 +52,11 @@ pub struct VaultAwsBackendSpec {
     /// How clients prove their AWS identity.
     #[serde(default)]
     pub aws: AwsSettings,
+    /// What happens where a login of a role would reach the certificates of others, or Vault's own
+    /// settings. Enforce: nothing is written that would open the way. Report: the role's condition
+    /// Isolated says it, and it is written all the same. Default Enforce.
+    #[serde(default)]
+    pub isolation: Isolation,
     /// Who may use this backend. Deny by default: one rule must grant namespace, account, role and
     /// identity together; rules never combine.
     #[schemars(length(max = 256))]
@@ -70,6 +75,16 @@ fn acted_upon() -> Vec<String> {
     ["argocd.argoproj.io/", "reflector.v1.k8s.emberstack.com/", "replicator.v1.mittwald.de/"]
         .map(str::to_owned)
         .to_vec()
+}
+
+/// What a verdict on isolation is for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Isolation {
+    /// What would break isolation is not written.
+    #[default]
+    Enforce,
+    /// It is said, and written.
+    Report,
 }
 
 /// The connection to Vault.
@@ -426,6 +441,26 @@ pub struct TenancyRule {
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[serde(default = "identities")]
     pub identities: Vec<IdentityKind>,
+    /// Policies of Vault that a VaultAwsRole may name in token.additionalPolicies. Vault folds their
+    /// case. The operator must be allowed to read them, and to attach them to roles.
+    #[schemars(
+        length(max = 32),
+        inner(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub additional_policies: Vec<String>,
+    /// Paths of Vault beyond the certificates that a VaultAwsRole may open in policy.extraRules, and
+    /// that the policies of its logins may open. One of these must cover a rule with its path and all of
+    /// its capabilities.
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_rules: Vec<PathRule>,
+    /// The longest life of a token: no duration of a VaultAwsRole's token may be longer, and where it
+    /// sets no maximum, this is written as the role's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_token_ttl: Option<Span>,
 }
 
 /// Namespaces by name or by label; exactly one.

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adopt, AuthType, BackendRef, Drift, Ec2Binds, IamKind, Inference, Partition, RoleDeletion,
-    Span, TokenSettings, reasons,
+    Adopt, AmbientIdentity, AssumeRole, AuthType, BackendRef, Drift, Ec2Binds, IamKind, Inference,
+    Partition, PathRule, RoleDeletion, Span, TokenSettings, reasons,
 };
 
 /// An AWS IAM role or user that may log in to Vault, confined to its own directory of certificates.
@@ -26,6 +26,7 @@ use super::{
     printcolumn(name = "Account", type_ = "string", json_path = ".spec.accountId"),
     printcolumn(name = "IAM-Role", type_ = "string", json_path = ".spec.iamRole"),
     printcolumn(name = "Vault-Role", type_ = "string", json_path = ".status.vaultRole"),
+    printcolumn(name = "Isolated", type_ = "string", json_path = r#".status.conditions[?(@.type=="Isolated")].status"#),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -47,6 +48,7 @@ use super::{
 #[x_kube(validation = Rule::new("self.authType != 'ec2' || (has(self.iamRole) && has(self.ec2) && !has(self.inference) && !has(self.resolveAwsUniqueIds) && (!has(self.principals) || self.principals.size() == 0))").message("authType ec2 needs iamRole and ec2, and takes no principals, inference or resolveAwsUniqueIds"))]
 #[x_kube(validation = Rule::new("self.authType == 'ec2' || has(self.ec2) == has(self.inference)").message("with authType iam, ec2 and inference need each other"))]
 #[x_kube(validation = Rule::new("!has(self.inference) || !has(self.ec2) || !has(self.ec2.regions)").message("Vault takes no ec2.regions with inference: inference.region is the one"))]
+#[x_kube(validation = Rule::new("!has(self.verify) || (self.authType == 'iam' && (has(self.iamRole) || !has(self.verify.identity.assumeRole)))").message("verify needs authType iam; a user cannot be assumed"))]
 pub struct VaultAwsRoleSpec {
     /// The backend. Default: the one named default.
     #[serde(default)]
@@ -113,9 +115,16 @@ pub struct VaultAwsRoleSpec {
     /// accountId.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ec2: Option<Ec2Binds>,
+    /// What the role's own policy opens.
+    #[serde(default)]
+    pub policy: PolicySettings,
     /// What the tokens are like. What is not given is as Vault has it by default, and is put back so.
     #[serde(default)]
     pub token: TokenSettings,
+    /// Whether the operator tries the login itself, once per change: see the condition LoginVerified.
+    /// Default: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
     /// Whether a role or policy that stands in Vault and is nobody's may be taken over: Never; IfEqual,
     /// if it is as this resource would write it, apart from rules that its policy lacks; Always. No more
     /// than the tenancy rule allows. What bears the mark of another resource is never taken over.
@@ -147,6 +156,56 @@ impl VaultAwsRoleSpec {
     }
 }
 
+/// What the role's own policy opens.
+#[derive(Clone, Debug, Default, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicySettings {
+    /// What may be done with the certificates of the role's directory. ReadWrite also writes, deletes
+    /// and undeletes versions; it never destroys them. Default Read.
+    #[serde(default)]
+    pub certificates: CertificateAccess,
+    /// Further paths; each must be granted by extraRules of the tenancy rule, and reach neither
+    /// certificates of others nor sys/, auth/ and identity/.
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_rules: Vec<PathRule>,
+}
+
+/// What may be done with certificates.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum CertificateAccess {
+    /// Read and list.
+    #[default]
+    Read,
+    /// Read, list, write, delete and undelete versions.
+    ReadWrite,
+    /// Nothing.
+    None,
+}
+
+/// How the operator tries the login.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+pub struct Verify {
+    /// As whom; the tenancy rule must list it under identities.
+    pub identity: VerifyIdentity,
+}
+
+/// The AWS identity of a login that is tried; exactly one. The process that writes roles has no right
+/// on anything in this namespace, so neither its Secrets nor its ServiceAccounts can serve.
+#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.assumeRole) != has(self.ambient)").message("give exactly one of assumeRole and ambient"))]
+pub struct VerifyIdentity {
+    /// The operator assumes the role, with the ExternalId of the backend's template and a session
+    /// policy that denies everything. The role's trust policy must name the operator's role writer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assume_role: Option<AssumeRole>,
+    /// The role writer's own AWS identity as it is: Vault lets it in only where it is the role itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ambient: Option<AmbientIdentity>,
+}
+
 /// What was found and done in Vault.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -154,7 +213,7 @@ pub struct VaultAwsRoleStatus {
     /// Generation of the spec that this status speaks of; -1 before the first look.
     #[serde(default = "super::never_observed")]
     pub observed_generation: i64,
-    /// Ready, PrincipalCurrent.
+    /// Ready, Isolated, PrincipalCurrent, LoginVerified.
     #[schemars(schema_with = "super::conditions")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -176,6 +235,10 @@ pub struct VaultAwsRoleStatus {
     /// The paths that the policy opens.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paths: Vec<String>,
+    /// Other mounts of Vault that a login reaches; at most 64 are listed.
+    #[schemars(length(max = 64), inner(length(max = 256)))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_reaches: Vec<String>,
     /// What was last changed in Vault, and when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_change: Option<LastChange>,
@@ -237,6 +300,38 @@ reasons! {
         PrincipalMismatch,
         /// PrincipalCurrent: Vault has not one unique ID for each bound ARN.
         PrincipalIdsUnclear,
+        /// A login would reach certificates of others, or Vault's own settings. As the reason of Ready:
+        /// nothing was written.
+        NotIsolated,
+        /// A login reaches nothing of others.
+        Isolated,
+        /// A login would carry the policy `root`.
+        RootPolicy,
+        /// A policy of the login grants `sudo`.
+        SudoGranted,
+        /// A login would carry the name of a policy that does not exist: whoever creates it decides what
+        /// the role may do.
+        DanglingPolicy,
+        /// The operator may not read a policy of the login.
+        PolicyUnreadable,
+        /// A policy of the login holds what the operator does not know.
+        PolicyNotUnderstood,
+        /// The operator may not see which policies the login's entity and its groups add.
+        IdentityUnreadable,
+        /// The operator logged in as the role.
+        LoginVerified,
+        /// AWS does not let the operator assume the role.
+        AssumeRoleDenied,
+        /// The operator's role writer has no AWS identity.
+        NoAwsCredentials,
+        /// AWS refused the operator's credentials.
+        AwsCredentialsRefused,
+        /// AWS failed.
+        AwsError,
+        /// Vault does not let this principal in at that role.
+        LoginDenied,
+        /// Vault let somebody else in than was meant; the token was given back.
+        SessionRefused,
         /// AWS does not know the IAM role.
         PrincipalNotFound,
         /// Vault has no way to ask that account: `auth.accounts` of the backend.

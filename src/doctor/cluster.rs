@@ -184,7 +184,7 @@ pub fn role(role: &VaultAwsRole, around: &Around) -> Vec<Finding> {
             account: &role.spec.account_id,
             iam: role.spec.iam_name(),
             identity: None,
-            wishes: tenancy::Wishes::default(),
+            beyond: tenancy::Beyond::default(),
         };
         granted(around, request).unwrap_or_else(|| passed(TENANCY, &said, &ROLE_LINKS))
     }));
@@ -202,6 +202,18 @@ pub fn role(role: &VaultAwsRole, around: &Around) -> Vec<Finding> {
         }
         false => passed(ROLE, &said, &ROLE_LINKS),
     }));
+    if let Some(isolated) = said.condition("Isolated") {
+        findings.push(match isolated.status.as_str() {
+            "True" => Finding::good("Isolation", &isolated.message),
+            "False" => Finding::doubt(
+                "Isolation",
+                &isolated.reason,
+                &isolated.message,
+                "narrow that policy in Vault, or leave it out of the role",
+            ),
+            _ => Finding::skipped("Isolation", &isolated.message),
+        });
+    }
     unless_told(findings, &said)
 }
 
@@ -346,7 +358,7 @@ fn tenancy_of_sync(sync: &VaultCertSync, said: &Said<'_>, around: &Around) -> Fi
         account,
         iam,
         identity: Some(identity_kind(sync)),
-        wishes: tenancy::Wishes::default(),
+        beyond: tenancy::Beyond::default(),
     };
     granted(around, request).unwrap_or_else(|| passed(TENANCY, said, &SYNC_LINKS))
 }

@@ -1,8 +1,11 @@
 //! The Vault policy of the role writer. (The syncer has none of its own: it logs in as the IAM roles.)
 
+use std::collections::BTreeSet;
+
 use crate::{
     crd::{Management, VaultAwsBackendSpec},
     grants::Fault,
+    naming,
     role::policy::quote,
 };
 
@@ -36,15 +39,23 @@ Roles. A role may carry our policies only, and what tenancy's additionalPolicies
 each element of a JSON list against allowed_parameters, but a comma-separated string as one text: *,*
 refuses that spelling. `policies` is the old name of `token_policies`.";
 const POLICIES: &str = "The policies of those roles, by their prefix.";
-const OUT_OF_REACH: &str = "Out of reach whatever other policy the token carries: deny wins.";
+const OUT_OF_REACH: &str =
+    "Its own, out of reach whatever other policy the token carries: deny wins.";
+const DEFAULT: &str = "\
+What else a login of a role carries, so that its isolation can be judged: Vault's policy `default`, read
+and never written, whatever other policy the token carries.";
+const EXTRAS: &str = "And the policies that tenancy rules name in additionalPolicies.";
+const IDENTITY: &str = "\
+And the policies that its entity and the groups of that add. A look-up is sent like a write, and changes
+nothing.";
 const MOUNTS: &str =
     "Is the auth mount there, and of type aws? This lists the auth mounts; it changes none.";
 const KV: &str = "\
 Any right below a mount lets its holder ask sys/internal/ui/mounts which version of KV it is. This one
 reads no certificate.";
-const RENEW: &str = "\
-The operator's own token: a session is renewed, and given back at the end. Vault's policy `default`
-grants the same; here for tokens without it.";
+const OWN_TOKEN: &str = "\
+The operator's own token: which policies it carries, as roles must not; renewed, and given back at the
+end. Vault's policy `default` grants the same; here for tokens without it.";
 const CLIENT: &str = "\
 How Vault asks AWS, and how it checks logins. Whoever may write this chooses the STS endpoint that says
 who is who: he can log in as anybody at this mount. That is what `management: Managed` gives away.";
@@ -85,20 +96,35 @@ pub fn grants(spec: &VaultAwsBackendSpec, part: Part, own: &[&str]) -> Result<Ve
 
 fn daily(spec: &VaultAwsBackendSpec, prefix: &str, is_managed: bool, own: &[&str]) -> Vec<Grant> {
     let (auth, kv) = (&spec.auth.mount, &spec.certificates.mount);
+    let extras = extras(spec, prefix, own);
     let mut roles =
         Grant::new(format!("auth/{auth}/role/*"), &["create", "read", "update", "delete"], ROLES);
-    roles.allowed = vec![("token_policies", attachable(spec, prefix)), ("*", Vec::new())];
+    let mut attachable = vec![format!("{prefix}*")];
+    attachable.extend(extras.iter().cloned());
+    roles.allowed = vec![("token_policies", attachable), ("*", Vec::new())];
     roles.denied = vec![("policies", Vec::new()), ("token_policies", vec!["*,*".to_owned()])];
     let mut all = vec![
         roles,
         Grant::new(format!("sys/policies/acl/{prefix}*"), &["read", "update", "delete"], POLICIES),
     ];
     all.extend(
-        ["default"].iter().chain(own).map(|policy| {
+        own.iter().map(|policy| {
             Grant::new(format!("sys/policies/acl/{policy}"), &["deny"], OUT_OF_REACH)
         }),
     );
     all.push(Grant::new("sys/auth".to_owned(), &["read"], MOUNTS));
+    let mut default = Grant::new("sys/policies/acl/default".to_owned(), &["read"], DEFAULT);
+    // A right to write from elsewhere would be on the same path, and denied parameters stay denied.
+    default.denied = vec![("*", Vec::new())];
+    all.push(default);
+    all.extend(
+        extras
+            .iter()
+            .map(|extra| Grant::new(format!("sys/policies/acl/{extra}"), &["read"], EXTRAS)),
+    );
+    all.push(Grant::new("identity/lookup/entity".to_owned(), &["update"], IDENTITY));
+    all.push(Grant::new("identity/group/id/*".to_owned(), &["read"], IDENTITY));
+    all.push(Grant::new(format!("auth/{auth}/config/identity"), &["read"], IDENTITY));
     if is_managed {
         all.push(Grant::new(
             format!("auth/{auth}/config/client"),
@@ -112,14 +138,20 @@ fn daily(spec: &VaultAwsBackendSpec, prefix: &str, is_managed: bool, own: &[&str
         ));
     }
     all.push(Grant::new(format!("{kv}/config"), &["read"], KV));
-    all.push(Grant::new("auth/token/renew-self".to_owned(), &["update"], RENEW));
-    all.push(Grant::new("auth/token/revoke-self".to_owned(), &["update"], RENEW));
+    all.push(Grant::new("auth/token/lookup-self".to_owned(), &["read"], OWN_TOKEN));
+    all.push(Grant::new("auth/token/renew-self".to_owned(), &["update"], OWN_TOKEN));
+    all.push(Grant::new("auth/token/revoke-self".to_owned(), &["update"], OWN_TOKEN));
     all
 }
 
-/// The policies that a role may carry: patterns, as `allowed_parameters` has them.
-fn attachable(_spec: &VaultAwsBackendSpec, prefix: &str) -> Vec<String> {
-    vec![format!("{prefix}*")]
+/// What tenancy rules name besides, as Vault folds it. What the operator itself carries, and what every
+/// Vault has, is handed on to nobody.
+fn extras(spec: &VaultAwsBackendSpec, prefix: &str, own: &[&str]) -> BTreeSet<String> {
+    let named = spec.tenancy.iter().flat_map(|rule| &rule.additional_policies);
+    named
+        .filter_map(|name| naming::policy_name(name).ok())
+        .filter(|name| !own.contains(&name.as_str()) && !name.starts_with(prefix))
+        .collect()
 }
 
 impl Grant {
@@ -242,7 +274,8 @@ mod tests {
                     assert_eq!(rule.path, grant.path);
                     let words = grant.capabilities.iter().copied();
                     assert_eq!(Some(rule.capabilities), acl::Capabilities::of(words));
-                    assert_eq!(rule.narrowed, !grant.allowed.is_empty());
+                    let narrows = !grant.allowed.is_empty() || !grant.denied.is_empty();
+                    assert_eq!(rule.narrowed, narrows);
                 }
                 assert!(text.lines().all(|line| line.len() <= 110), "{text}");
             }
@@ -276,6 +309,23 @@ mod tests {
         for grant in grants(&managed(), Part::Daily, OWN).unwrap() {
             assert!(!grant.capabilities.contains(&"sudo"), "{}", grant.path);
         }
+    }
+
+    #[test]
+    fn what_tenancy_grants_besides_may_be_read_and_attached_but_never_the_operators_own() {
+        let mut spec = spec(json!({}));
+        spec.tenancy = serde_json::from_value(json!([{
+            "name": "a", "namespaces": {"names": ["a"]}, "accounts": ["111122223333"],
+            "additionalPolicies":
+                ["Team-PKI", "default", "root", "vault-aws-operator", "vaultaws-x", "Vault-AWS-Operator"],
+        }]))
+        .unwrap();
+        let grants = grants(&spec, Part::Daily, OWN).unwrap();
+        assert_eq!(grants[0].allowed[0].1, ["vaultaws-*", "team-pki"]);
+        let readable = grants.iter().find(|grant| grant.path == "sys/policies/acl/team-pki");
+        assert_eq!(readable.map(|grant| grant.capabilities), Some(&["read"][..]));
+        let own = grants.iter().filter(|grant| grant.path == "sys/policies/acl/vault-aws-operator");
+        assert_eq!(own.map(|grant| grant.capabilities).collect::<Vec<_>>(), [["deny"]]);
     }
 
     #[test]

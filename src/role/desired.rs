@@ -1,24 +1,27 @@
 //! From spec to what should stand in Vault. Pure: every refusal of a spec is born here, and a refused
 //! spec costs no request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 
 use super::{
     ec2::{self, Instances},
+    isolation::Extra,
     policy::{self, Marker},
     principal::{self, Principal},
     token::{self, Token},
+    verify::{Proof, Verify},
 };
 use crate::{
     controller::condition,
     crd::{
-        Adopt, AuthType, Drift, REBIND_ANNOTATION, RoleReason, VaultAwsBackend,
-        VaultAwsBackendSpec, VaultAwsRole,
+        Adopt, AuthType, Drift, IdentityKind, Isolation, PathRule, REBIND_ANNOTATION, RoleReason,
+        TenancyRule, VaultAwsBackend, VaultAwsBackendSpec, VaultAwsRole,
     },
     naming::{self, IamRole, PolicyName, RoleName, Subject, server_id},
     tenancy,
+    vault::acl::{Capabilities, Pattern},
 };
 
 /// Where a role and its policy stand in one Vault, as Vault folds the names.
@@ -104,6 +107,14 @@ pub struct Desired {
     pub principals: Vec<String>,
     /// Whether Vault binds to the unique IDs of the IAM principals.
     pub unique_ids: bool,
+    /// Names of the policies that the role carries besides its own, as Vault folds them, sorted.
+    pub additional_policies: Vec<String>,
+    /// Whether its tokens come without `default`.
+    pub no_default_policy: bool,
+    /// Within what its logins have to stay.
+    pub bounds: Bounds,
+    /// How the login is tried, if it is.
+    pub verify: Option<Verify>,
     /// What the instance must be like.
     pub instances: Instances,
     /// What the tokens are like.
@@ -116,6 +127,36 @@ pub struct Desired {
     pub drift: Drift,
     /// What a client types to log in; `None` where Vault's own command cannot.
     pub login: Option<String>,
+}
+
+/// Within what the logins of a role have to stay.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Bounds {
+    /// Whether nothing is written that leads beyond it.
+    pub enforced: bool,
+    /// The KV mount of the certificates.
+    pub mount: String,
+    /// The role's directory in it.
+    pub directory: String,
+    /// What the tenancy rule grants besides.
+    pub extras: Vec<Extra>,
+}
+
+impl Bounds {
+    fn new(backend: &VaultAwsBackendSpec, rule: &TenancyRule, iam_role: &IamRole) -> Self {
+        let extra = |PathRule { path, capabilities }: &PathRule| Extra {
+            path: path.clone(),
+            // The schema has no word that Vault has not.
+            capabilities: Capabilities::of(capabilities.iter().map(|word| word.as_str()))
+                .unwrap_or_default(),
+        };
+        Self {
+            enforced: backend.isolation == Isolation::Enforce,
+            mount: backend.certificates.mount.clone(),
+            directory: iam_role.directory(&backend.certificates),
+            extras: rule.extra_rules.iter().map(extra).collect(),
+        }
+    }
 }
 
 /// Why a resource is not written, though nothing went wrong.
@@ -145,6 +186,12 @@ pub enum Refusal {
         /// What was asked for.
         what: &'static str,
     },
+    /// No policy of Vault could have this path, or none would mean what it says.
+    #[error("policy.extraRules: `{path}` is no path of a policy")]
+    ExtraPath {
+        /// The path.
+        path: String,
+    },
     /// The name is that of the role by which the operator itself logs in.
     #[error("`{role}` is the role by which the operator logs in and never written")]
     OperatorRole {
@@ -160,9 +207,11 @@ impl Refusal {
             Self::Naming(naming::Fault::Reserved { .. }) | Self::OperatorRole { .. } => {
                 RoleReason::ReservedName
             }
-            Self::Naming(_) | Self::Principal(_) | Self::Instances(_) | Self::Token(_) => {
-                RoleReason::InvalidSpec
-            }
+            Self::Naming(_)
+            | Self::Principal(_)
+            | Self::Instances(_)
+            | Self::Token(_)
+            | Self::ExtraPath { .. } => RoleReason::InvalidSpec,
             Self::Tenancy(_) => RoleReason::TenancyDenied,
             Self::Suspended => RoleReason::Suspended,
             Self::VersionUnsafe { .. } => RoleReason::VersionUnsafe,
@@ -189,21 +238,29 @@ impl Desired {
         let iam_role = IamRole::of(wish)?;
         let principals = principal::principals(wish)?;
         let instances = Instances::parse(wish)?;
-        let token = Token::parse(&wish.token)?;
-        tenancy::grant(
+        let mut token = Token::parse(&wish.token)?;
+        let additional_policies = additional_policies(&wish.token.additional_policies)?;
+        let extra_rules = &wish.policy.extra_rules;
+        if let Some(extra) = extra_rules.iter().find(|extra| !is_path(&extra.path)) {
+            return Err(Refusal::ExtraPath { path: extra.path.clone() });
+        }
+        let rule = tenancy::grant(
             &spec.tenancy,
             &tenancy::Request {
                 namespace: &resource.namespace().unwrap_or_default(),
                 labels,
                 account: &iam_role.account,
                 iam: (iam_role.kind, &iam_role.name),
-                identity: None,
-                wishes: tenancy::Wishes {
+                identity: identity(resource),
+                beyond: tenancy::Beyond {
                     principals: &principals.iter().map(Principal::names).collect::<Vec<_>>(),
                     auth_type: wish.auth_type,
                     inference: wish.inference.is_some(),
                     vault_name: wish.vault_name.as_deref(),
                     adopt: wish.adopt,
+                    policies: &additional_policies,
+                    extra_rules,
+                    token_times: &token::times(&wish.token),
                 },
             },
         )?;
@@ -219,7 +276,14 @@ impl Desired {
             return Err(Refusal::OperatorRole { role: names.role });
         }
         let owner = names.marker(resource, cluster);
-        let rules = policy::rules(&spec.certificates, &iam_role);
+        let mut rules = policy::rules(&spec.certificates, &iam_role, wish.policy.certificates);
+        policy::add(&mut rules, extra_rules);
+        if let Some(longest) = rule.max_token_ttl {
+            token.live_at_most(longest);
+        }
+        let bounds = Bounds::new(spec, rule, &iam_role);
+        let verify =
+            identity(resource).map(|kind| verify(kind, &iam_role, resource, spec, cluster));
         let is_iam = wish.auth_type == AuthType::Iam;
         let unique_ids =
             is_iam && wish.resolve_aws_unique_ids.unwrap_or(spec.auth.resolve_aws_unique_ids);
@@ -238,6 +302,10 @@ impl Desired {
             unique_ids,
             instances,
             token,
+            additional_policies,
+            no_default_policy: wish.token.no_default_policy,
+            bounds,
+            verify,
             rebind: unique_ids && rebind_is_due(resource),
             adopt: wish.adopt,
             drift: wish.drift,
@@ -268,6 +336,63 @@ fn is_version_safe(backend: &VaultAwsBackend) -> bool {
     status
         .and_then(|status| condition::find(&status.conditions, "VersionSafe"))
         .is_some_and(|condition| condition.status == "True")
+}
+
+impl Desired {
+    /// What the role names: its own policy first.
+    pub fn token_policies(&self) -> Vec<String> {
+        let own = &self.names.policy;
+        let others = self.additional_policies.iter().filter(|other| *other != own);
+        [own].into_iter().chain(others).cloned().collect()
+    }
+}
+
+/// As Vault folds them, each once.
+fn additional_policies(names: &[String]) -> Result<Vec<String>, naming::Fault> {
+    let folded = names.iter().map(|name| naming::policy_name(name));
+    Ok(folded.collect::<Result<BTreeSet<_>, _>>()?.into_iter().collect())
+}
+
+/// Whether Vault's policies can have such a path, and a request could be for it: Vault cleans the path
+/// of a request before it looks at policies.
+fn is_path(path: &str) -> bool {
+    let segments = path.trim_end_matches('/').split('/');
+    Pattern::parse(path).is_some()
+        && !path.contains("{{")
+        && segments.into_iter().all(|segment| !matches!(segment, "" | "." | ".."))
+}
+
+/// How the login is tried.
+fn identity(resource: &VaultAwsRole) -> Option<IdentityKind> {
+    let identity = &resource.spec.verify.as_ref()?.identity;
+    match (&identity.assume_role, &identity.ambient) {
+        (None, Some(_)) => Some(IdentityKind::Ambient),
+        (Some(_), _) | (None, None) => Some(IdentityKind::AssumeRole),
+    }
+}
+
+fn verify(
+    kind: IdentityKind,
+    iam_role: &IamRole,
+    resource: &VaultAwsRole,
+    backend: &VaultAwsBackendSpec,
+    cluster: &str,
+) -> Verify {
+    let namespace = resource.namespace().unwrap_or_default();
+    Verify {
+        proof: match kind {
+            IdentityKind::Ambient => Proof::Ambient,
+            _ => Proof::AssumeRole {
+                session_name: naming::session_name(&namespace, &resource.name_any()),
+                external_id: naming::external_id(backend, cluster, &namespace),
+            },
+        },
+        arn: iam_role.arn(),
+        account: iam_role.account.clone(),
+        region: backend.aws.region.clone(),
+        sts_endpoint: backend.aws.sts_endpoint.clone(),
+        server_id: server_id(backend),
+    }
 }
 
 /// The command of Vault's own CLI, with what its defaults would get wrong.
@@ -380,6 +505,76 @@ pub(super) mod tests {
         ));
     }
 
+    /// A tenancy rule that grants this besides.
+    fn granting(more: Value) -> Value {
+        let mut rule = serde_json::to_value(&backend(json!({})).spec.tenancy[0]).unwrap();
+        rule["iamUsers"] = json!(["ada"]);
+        merge(&mut rule, more);
+        json!({"tenancy": [rule]})
+    }
+
+    #[test]
+    fn a_role_carries_its_own_policy_first_and_each_other_once_as_vault_folds_it() {
+        let token = json!({"token": {
+            "additionalPolicies": ["Team-B", "team-a", "TEAM-B", "vaultaws-web-policy"],
+            "noDefaultPolicy": true,
+        }});
+        let grant = json!({"additionalPolicies": ["team-a", "team-b", "vaultaws-web-policy"]});
+        let desired = desired(token, granting(grant));
+        assert_eq!(desired.token_policies(), ["vaultaws-web-policy", "team-a", "team-b"]);
+        assert!(desired.no_default_policy);
+    }
+
+    #[test]
+    fn a_policy_that_vault_reserves_is_never_carried() {
+        for name in ["root", "Default", "RESPONSE-wrapping", "control-group"] {
+            let token = json!({"token": {"additionalPolicies": [name]}});
+            let grant = granting(json!({"additionalPolicies": [name]}));
+            assert_eq!(refusal(token, grant).0, RoleReason::ReservedName, "{name}");
+        }
+        let token = json!({"token": {"additionalPolicies": ["a.."]}});
+        assert_eq!(refusal(token, json!({})).0, RoleReason::InvalidSpec);
+    }
+
+    #[test]
+    fn what_is_no_path_of_a_policy_is_invalid_and_what_is_not_granted_denied() {
+        let with = |path: &str| {
+            let extra = json!([{"path": path, "capabilities": ["read"]}]);
+            let role = json!({"policy": {"extraRules": extra}});
+            parse(
+                role,
+                granting(json!({"extraRules": [{"path": "pki/*", "capabilities": ["read"]}]})),
+            )
+        };
+        for path in ["pki//x", "pki/../sys", "pki/./x", "pki/+*", "pki/{{a}}", "..", "//"] {
+            let refusal = with(path).unwrap_err();
+            assert_eq!(refusal.reason(), RoleReason::InvalidSpec, "{path}");
+        }
+        assert_eq!(with("sys/x").unwrap_err().reason(), RoleReason::TenancyDenied);
+        let desired = with("pki/+/x").unwrap();
+        assert_eq!(desired.paths.last().map(String::as_str), Some("pki/+/x"));
+        assert!(desired.policy.ends_with("path \"pki/+/x\" {\n  capabilities = [\"read\"]\n}\n"));
+    }
+
+    #[test]
+    fn a_login_is_tried_only_as_whom_the_rule_lists() {
+        assert_eq!(desired(json!({}), json!({})).verify, None);
+        let tried = |identity: &str, listed: &str| {
+            let role = json!({"verify": {"identity": {identity: {}}}});
+            parse(role, granting(json!({"identities": [listed]})))
+        };
+        let assumed = tried("assumeRole", "AssumeRole").unwrap().verify.unwrap();
+        let (session_name, external_id) =
+            ("vaultaws-team-a-web".to_owned(), "prod-1/team-a".to_owned());
+        assert_eq!(assumed.proof, Proof::AssumeRole { session_name, external_id });
+        assert_eq!(assumed.arn, "arn:aws:iam::111122223333:role/web");
+        assert_eq!(tried("ambient", "Ambient").unwrap().verify.unwrap().proof, Proof::Ambient);
+        for (identity, listed) in [("assumeRole", "Ambient"), ("ambient", "AssumeRole")] {
+            let refusal = tried(identity, listed).unwrap_err();
+            assert_eq!(refusal.reason(), RoleReason::TenancyDenied, "{identity}");
+        }
+    }
+
     #[test]
     fn the_bound_arn_has_a_path_only_with_unique_ids() {
         let arn = |unique: bool| {
@@ -397,18 +592,6 @@ pub(super) mod tests {
         assert!(unique(json!({})));
         assert!(!unique(json!({"resolveAwsUniqueIds": false})));
         assert!(!desired(json!({}), json!({})).unique_ids);
-    }
-
-    fn granting(changes: Value) -> Value {
-        let mut rule = json!({
-            "name": "team-a",
-            "namespaces": {"names": ["team-a"]},
-            "accounts": ["111122223333"],
-            "iamRoles": ["web", "api-*"],
-            "iamUsers": ["ada"],
-        });
-        merge(&mut rule, changes);
-        json!({"tenancy": [rule]})
     }
 
     fn arn(rest: &str) -> String {

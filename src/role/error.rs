@@ -80,7 +80,7 @@ impl Fault for Error {
 }
 
 /// The reason of that name. A dead token is the operator's login to renew.
-fn documented(word: &str) -> RoleReason {
+pub(super) fn documented(word: &str) -> RoleReason {
     match word {
         "TokenInvalid" => RoleReason::LoginFailed,
         word => RoleReason::ALL

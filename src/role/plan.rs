@@ -107,7 +107,8 @@ pub fn removal(names: &Names, removable: Removable) -> Plan {
 fn created(desired: &Desired) -> RoleWrite {
     let mut fields = RoleWrite {
         auth_type: Some(desired.auth_type.as_str().to_owned()),
-        token_policies: Some(vec![desired.names.policy.clone()]),
+        token_policies: Some(desired.token_policies()),
+        token_no_default_policy: desired.no_default_policy.then_some(true),
         ..RoleWrite::default()
     };
     if desired.auth_type == AuthType::Iam {
@@ -142,17 +143,24 @@ impl Change {
         let Self { fields, changed, .. } = &mut change;
         desired.instances.change(role, fields, changed);
         desired.token.change(role, fields, changed);
+        if !changed.is_empty() {
+            desired.token.keep_networks(fields);
+        }
         change
     }
 
     /// The legacy `policies` count too: Vault shows them where the role was written by that key, and
     /// drops them when `token_policies` is written.
     fn policies(&mut self, desired: &Desired, role: &Role) {
-        let want = BTreeSet::from([desired.names.policy.clone()]);
-        let differs = |names: &Vec<String>| folded(names) != want;
+        let want = desired.token_policies();
+        let differs = |names: &Vec<String>| folded(names) != folded(&want);
         if differs(&role.token_policies) || (!role.policies.is_empty() && differs(&role.policies)) {
-            self.fields.token_policies = Some(want.into_iter().collect());
+            self.fields.token_policies = Some(want);
             self.changed.push("token_policies");
+        }
+        if role.token_no_default_policy != desired.no_default_policy {
+            self.fields.token_no_default_policy = Some(desired.no_default_policy);
+            self.changed.push("token_no_default_policy");
         }
     }
 
@@ -354,6 +362,19 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn networks_of_ipv6_are_sent_along_with_any_change() {
+        let sent = |network: &str| {
+            let spec = json!({"token": {"boundCidrs": [network]}});
+            let in_vault = json!({"token_bound_cidrs": [network], "token_ttl": 60});
+            let plan = against(spec, in_vault);
+            assert_eq!(plan.to_string(), "write role web: token_ttl\n");
+            serde_json::to_value(fields(&plan)).unwrap()
+        };
+        assert_eq!(sent("10.0.0.0/8"), json!({"token_ttl": 0}));
+        assert_eq!(sent("::1"), json!({"token_ttl": 0, "token_bound_cidrs": ["::1"]}));
+    }
+
+    #[test]
     fn a_new_ec2_role_is_sent_no_key_of_iam() {
         let spec = json!({"authType": "ec2", "ec2": {"amiIds": ["ami-1"]}, "token": {"ttl": "1h"}});
         let mut granting = serde_json::to_value(backend(json!({})).spec.tenancy).unwrap();
@@ -409,6 +430,47 @@ pub(super) mod tests {
                 json!({"bound_iam_principal_arn": ["arn:aws:iam::111122223333:role/web"]})
             );
         }
+    }
+
+    /// A backend whose rule says so.
+    fn rule(more: (&str, Value)) -> Value {
+        let mut rule = json!({
+            "name": "team-a",
+            "namespaces": {"names": ["team-a"]},
+            "accounts": ["111122223333"],
+            "iamRoles": ["web"],
+        });
+        rule[more.0] = more.1;
+        json!({"tenancy": [rule]})
+    }
+
+    #[test]
+    fn whether_default_is_left_out_is_ours_to_say() {
+        let without = json!({"token": {"noDefaultPolicy": true}});
+        let plan = against(without.clone(), json!({}));
+        assert_eq!(plan.to_string(), "write role web: token_no_default_policy\n");
+        assert_eq!(text(without, json!({"token_no_default_policy": true})), "");
+        let plan = against(json!({}), json!({"token_no_default_policy": true}));
+        assert_eq!(
+            serde_json::to_value(fields(&plan)).unwrap(),
+            json!({"token_no_default_policy": false})
+        );
+    }
+
+    #[test]
+    fn the_longest_life_of_a_token_is_written_where_a_rule_says_it() {
+        let desired = desired(json!({}), rule(("maxTokenTtl", json!("1h"))));
+        let against = |changes: Value| {
+            let policy = Some(desired.policy.clone());
+            plan(&desired, &Observed { role: Some(role(changes)), policy }).to_string()
+        };
+        assert_eq!(against(json!({})), "write role web: token_max_ttl\n");
+        assert_eq!(against(json!({"token_max_ttl": 3600})), "");
+        assert_eq!(
+            against(json!({"token_max_ttl": 7200, "token_ttl": 3601, "token_period": 9999})),
+            "write role web: token_ttl, token_max_ttl, token_period\n"
+        );
+        assert_eq!(created(&desired).token_max_ttl, Some(3600));
     }
 
     #[test]

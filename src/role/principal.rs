@@ -119,7 +119,8 @@ pub fn principals(spec: &VaultAwsRoleSpec) -> Result<Vec<Principal>, Fault> {
     spec.principals.iter().map(parse).collect()
 }
 
-/// What logins told: those of the VaultCertSyncs that use the role.
+/// What logins told: the operator's own, and those of the VaultCertSyncs that use the role. Each is
+/// named in words, such as "VaultCertSync `web`".
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Logins {
     /// One that works now.
@@ -147,17 +148,17 @@ pub fn current(role: &Role, logins: &Logins) -> Option<Verdict> {
                 arns.len()
             ),
         )
-    } else if let Some(sync) = &logins.refused {
+    } else if let Some(who) = &logins.refused {
         Verdict::no(
             PRINCIPAL_CURRENT,
             RoleReason::PrincipalMismatch.as_str(),
             format!(
-                "Vault says that the principal of VaultCertSync `{sync}` does not belong to the role; \
+                "Vault says that the principal of {who} does not belong to the role; \
                  if its IAM role was created again, the annotation vaultaws.dev/rebind binds it"
             ),
         )
-    } else if let Some(sync) = &logins.good {
-        let message = format!("VaultCertSync `{sync}` logs in");
+    } else if let Some(who) = &logins.good {
+        let message = format!("{who} logs in");
         Verdict::yes(PRINCIPAL_CURRENT, RoleReason::LoginSeen.as_str(), message)
     } else {
         let message = "no login was seen yet";

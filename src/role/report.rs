@@ -5,10 +5,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{
     desired::{Desired, Names, Refusal, rebind},
+    guard::{ISOLATED, Judged},
     observe::Observed,
     plan::Plan,
     policy,
-    principal::{self, Logins, PRINCIPAL_CURRENT},
+    principal::PRINCIPAL_CURRENT,
+    verify::LOGIN_VERIFIED,
 };
 use crate::{
     controller::{
@@ -16,7 +18,7 @@ use crate::{
         pass::{Next, Note, Outcome, Progress, Status, Verdict},
     },
     crd::{Drift, LastChange, RoleReason, VaultAwsRole, VaultAwsRoleStatus},
-    fault::chain,
+    fault::{Retry, chain},
 };
 
 /// What a pass that came to its end found and did.
@@ -29,8 +31,6 @@ pub(super) struct Pass<'a> {
     pub(super) plan: &'a Plan,
     /// Whether it was somebody else's before.
     pub(super) adopted: bool,
-    /// What logins told of the role.
-    pub(super) logins: Logins,
 }
 
 impl Pass<'_> {
@@ -41,13 +41,11 @@ impl Pass<'_> {
         now: Timestamp,
     ) -> Outcome<VaultAwsRoleStatus> {
         let (progress, verdict) = self.verdict();
-        let current =
-            self.settled.role.as_ref().and_then(|role| principal::current(role, &self.logins));
         let (status, note) = (self.status(role, now), self.note(role));
         Outcome {
             status,
             progress,
-            verdicts: std::iter::once(verdict).chain(current).collect(),
+            verdicts: vec![verdict],
             notes: note.into_iter().collect(),
             next: Next::Tick(role.spec.drift_interval.duration()),
         }
@@ -100,6 +98,7 @@ impl Pass<'_> {
             bound_principal_ids: in_vault.bound_iam_principal_id,
             paths: desired.paths.clone(),
             last_change: change.or(previous.last_change),
+            also_reaches: previous.also_reaches,
             differs: if self.only_reports() { plan.differences() } else { Vec::new() },
             last_handled_rebind: asked.or(previous.last_handled_rebind),
             login: desired.login.clone(),
@@ -139,12 +138,35 @@ impl Pass<'_> {
     }
 }
 
-/// The conditions beside `Ready`, as they were, for a pass that did not look at what they speak of.
-fn others(role: &VaultAwsRole) -> impl Iterator<Item = Verdict> {
-    let previous = role.status.as_ref().map(|status| status.conditions.as_slice());
-    [PRINCIPAL_CURRENT]
-        .into_iter()
-        .filter_map(move |kind| Verdict::kept(kind, previous.unwrap_or_default(), RoleReason::word))
+/// The conditions as they were.
+pub(super) fn conditions(role: &VaultAwsRole) -> &[Condition] {
+    role.status.as_ref().map_or(&[], |status| &status.conditions)
+}
+
+/// `Ready`, and the other conditions as they were, for a pass that did not come to them.
+pub(super) fn with_others(ready: Verdict, role: &VaultAwsRole) -> Vec<Verdict> {
+    let kept = |kind| Verdict::kept(kind, conditions(role), RoleReason::word);
+    let verified = role.spec.verify.as_ref().and_then(|_| kept(LOGIN_VERIFIED));
+    [Some(ready), kept(ISOLATED), kept(PRINCIPAL_CURRENT), verified].into_iter().flatten().collect()
+}
+
+/// What a pass tells that may not write.
+pub(super) fn held(
+    role: &VaultAwsRole,
+    judged: &Judged,
+    progress: Progress,
+) -> Outcome<VaultAwsRoleStatus> {
+    let hold = Hold {
+        reason: RoleReason::NotIsolated,
+        message: judged.refusal(),
+        progress,
+        next: Next::Retry(Retry::Slowly),
+        is_shared: false,
+    };
+    let mut outcome = hold.outcome(role);
+    outcome.verdicts.retain(|verdict| verdict.kind != ISOLATED);
+    outcome.verdicts.push(judged.condition());
+    outcome
 }
 
 /// A role that was as declared stays so while Vault cannot be asked; `None` if it was not.
@@ -159,7 +181,7 @@ pub(super) fn still_ready(role: &VaultAwsRole, next: Next) -> Option<Outcome<Vau
     Some(Outcome {
         status,
         progress: Progress::Done,
-        verdicts: std::iter::once(verdict).chain(others(role)).collect(),
+        verdicts: with_others(verdict, role),
         notes: Vec::new(),
         next,
     })
@@ -182,13 +204,25 @@ impl Hold {
         Self { reason, message, progress, next, is_shared: false }
     }
 
+    /// For a role that would carry what the operator itself may do.
+    pub(super) fn reserved(policy: &str) -> Self {
+        Self {
+            reason: RoleReason::ReservedName,
+            message: format!(
+                "token.additionalPolicies: `{policy}` is a policy of the operator's own token and \
+                 never attached"
+            ),
+            progress: Progress::Stalled,
+            next: Next::WhenChanged,
+            is_shared: false,
+        }
+    }
+
     pub(super) fn outcome(self, role: &VaultAwsRole) -> Outcome<VaultAwsRoleStatus> {
         Outcome {
             status: role.status.clone().unwrap_or_default(),
             progress: self.progress,
-            verdicts: std::iter::once(Verdict::no(READY, self.reason.as_str(), self.message))
-                .chain(others(role))
-                .collect(),
+            verdicts: with_others(Verdict::no(READY, self.reason.as_str(), self.message), role),
             notes: Vec::new(),
             next: self.next,
         }
@@ -205,6 +239,7 @@ impl From<Refusal> for Hold {
             | Refusal::Principal(_)
             | Refusal::Instances(_)
             | Refusal::Token(_)
+            | Refusal::ExtraPath { .. }
             | Refusal::Suspended
             | Refusal::OperatorRole { .. } => Progress::Stalled,
         };
@@ -249,7 +284,7 @@ pub(super) mod tests {
     }
 
     fn pass<'a>(desired: &'a Desired, settled: &'a Observed, plan: &'a Plan) -> Pass<'a> {
-        Pass { desired, settled, plan, adopted: false, logins: Logins::default() }
+        Pass { desired, settled, plan, adopted: false }
     }
 
     /// The outcome of a pass over this resource that found this in Vault and then made it right.
@@ -358,7 +393,7 @@ pub(super) mod tests {
         let outcome = after(&written(json!({})), &found);
         assert_eq!(outcome.progress, Progress::Stalled);
         assert_eq!(
-            outcome.verdicts[..1],
+            outcome.verdicts,
             [Verdict::no(
                 "Ready",
                 "RecreateNeeded",

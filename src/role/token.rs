@@ -68,6 +68,18 @@ impl Token {
         Ok(token)
     }
 
+    /// Holds a token that sets no end of its own to the longest life that a tenancy rule gives. Renewals
+    /// of a periodic token heed no maximum but the explicit one.
+    pub fn live_at_most(&mut self, longest: Span) {
+        let longest = longest.duration().as_secs();
+        if self.max_ttl == 0 {
+            self.max_ttl = longest;
+        }
+        if self.period > 0 && self.explicit_max_ttl == 0 {
+            self.explicit_max_ttl = longest;
+        }
+    }
+
     /// Puts what differs from the role into the write. `Role::default()` stands for a new role.
     ///
     /// All that differs has to go in one request: Vault judges what it would have after it, and takes
@@ -107,6 +119,28 @@ impl Token {
             changed.push("token_bound_cidrs");
         }
     }
+
+    /// Has the networks sent along with whatever else is written to an existing role, if one is of IPv6:
+    /// when Vault copies a role to change it, such an address becomes `::` unless it is sent anew.
+    pub fn keep_networks(&self, fields: &mut RoleWrite) {
+        if self.bound_cidrs.iter().any(|network| network.address.is_ipv6()) {
+            let all = self.bound_cidrs.iter().map(Network::to_string);
+            fields.token_bound_cidrs = Some(all.collect());
+        }
+    }
+}
+
+/// The durations that the spec gives, by their field.
+pub fn times(spec: &TokenSettings) -> Vec<(&'static str, Span)> {
+    [
+        ("ttl", spec.ttl),
+        ("maxTtl", spec.max_ttl),
+        ("period", spec.period),
+        ("explicitMaxTtl", spec.explicit_max_ttl),
+    ]
+    .into_iter()
+    .filter_map(|(field, span)| Some((field, span?)))
+    .collect()
 }
 
 /// An address, or a network with the host bits as they were written: Vault keeps them.
@@ -229,6 +263,19 @@ mod tests {
                 "token_bound_cidrs": [],
             })
         );
+    }
+
+    #[test]
+    fn a_token_without_an_end_gets_the_longest_life_of_the_rule() {
+        let bounded = |spec: Value| {
+            let mut token = token(spec);
+            token.live_at_most(Span::seconds(3600));
+            (token.max_ttl, token.explicit_max_ttl)
+        };
+        assert_eq!(bounded(json!({})), (3600, 0));
+        assert_eq!(bounded(json!({"maxTtl": "30m"})), (1800, 0));
+        assert_eq!(bounded(json!({"period": "5m"})), (3600, 3600));
+        assert_eq!(bounded(json!({"period": "5m", "explicitMaxTtl": "30m"})), (3600, 1800));
     }
 
     #[test]

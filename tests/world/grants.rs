@@ -117,7 +117,8 @@ async fn the_policies_that_matter_are_out_of_the_operators_reach(world: World) {
         assert_eq!(operator.get(&path).await.expect("Vault").0, 403, "{path}");
     }
     // Denied also where another policy of the token says otherwise.
-    let all = "path \"*\" { capabilities = [\"create\", \"read\", \"update\", \"sudo\"] }";
+    let all = "path \"*\" { capabilities = [\"create\", \"read\", \"update\", \"sudo\"] }\n\
+               path \"sys/policies/acl/default\" { capabilities = [\"update\"] }";
     let name = format!("{}-all", world.id);
     world.write(&format!("sys/policies/acl/{name}"), json!({"policy": all})).await;
     let own = world.operator_policy();

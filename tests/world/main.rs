@@ -40,8 +40,10 @@ mod doctor;
 mod election;
 mod entries;
 mod grants;
+mod hostile_specs;
 mod identities;
 mod import;
+mod isolation;
 mod leaks;
 mod login;
 mod main_line;
@@ -49,10 +51,13 @@ mod manifest;
 mod order;
 mod outages;
 mod ownership;
+mod principals;
 mod refusals;
+mod role_fields;
 mod sessions;
 mod sources;
 mod stage;
+mod takeover;
 mod targets;
 mod trial;
 mod validation;
@@ -75,6 +80,9 @@ fn tests() -> Vec<Test> {
         order::tests(),
         accounts::tests(),
         ownership::tests(),
+        role_fields::tests(),
+        principals::tests(),
+        takeover::tests(),
         delivery::tests(),
         sources::tests(),
         validation::tests(),
@@ -83,6 +91,8 @@ fn tests() -> Vec<Test> {
         identities::tests(),
         sessions::tests(),
         acl::tests(),
+        isolation::tests(),
+        hostile_specs::tests(),
         entries::tests(),
         refusals::tests(),
         grants::tests(),
@@ -101,6 +111,7 @@ fn outage_tests() -> Vec<Test> {
         election::tests(),
         deletion::outage_tests(),
         identities::outage_tests(),
+        isolation::outage_tests(),
         sessions::outage_tests(),
         credential_process::outage_tests(),
         doctor::outage_tests(),

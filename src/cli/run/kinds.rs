@@ -83,11 +83,20 @@ pub(super) async fn compose(operator: &mut Operator) -> Result<OpenSessions, Err
         } else {
             operator.watch(operator.scope(), prune_for_roles)
         };
+        let ambient = Ambient::load("us-east-1").await.map_err(Error::Aws)?;
         if operator.args.runs(Controller::Role) {
-            role(operator, &roles, &syncs, &backends, &namespaces, &connections);
+            let stores = Stores {
+                backends: backends.store(),
+                roles: roles.store(),
+                namespaces: namespaces.store(),
+                syncs: syncs.store(),
+            };
+            let timeout = operator.args.cleanup_timeout;
+            let connections = Arc::clone(&connections);
+            let reconciler = Roles::new(stores, connections, ambient.clone(), timeout);
+            role(operator, reconciler, &roles, &syncs, &backends, &namespaces);
         }
         if operator.args.runs(Controller::Sync) {
-            let ambient = Ambient::load("us-east-1").await.map_err(Error::Aws)?;
             let kept = Arc::new(Identities::new(ambient));
             sync(operator, &syncs, &roles, &backends, &namespaces, &connections, &kept);
             identities = Some(kept);
@@ -123,20 +132,13 @@ fn backend(
 
 fn role(
     operator: &mut Operator,
+    reconciler: Roles,
     roles: &Watched<VaultAwsRole>,
     syncs: &Watched<VaultCertSync>,
     backends: &Watched<VaultAwsBackend>,
     namespaces: &Namespaces,
-    connections: &Arc<Connections>,
 ) {
-    let stores = Stores {
-        backends: backends.store(),
-        roles: roles.store(),
-        namespaces: namespaces.store(),
-        syncs: syncs.store(),
-    };
-    let timeout = operator.args.cleanup_timeout;
-    let reconciler = Arc::new(Roles::new(stores, Arc::clone(connections), timeout));
+    let reconciler = Arc::new(reconciler);
     let (roles, backends, namespaces) = (roles.clone(), backends.clone(), namespaces.clone());
     let syncs = syncs.clone();
     let shell = operator.shell("role");

@@ -69,11 +69,13 @@ pub struct VaultRequest {
 }
 
 impl VaultRequest {
-    /// Whether it changes something other than the caller's own token.
+    /// Whether it changes something other than the caller's own token. A look-up of an identity is sent
+    /// like a write, and changes nothing.
     pub fn is_write(&self) -> bool {
         !matches!(self.operation.as_str(), "read" | "list" | "help")
             && !self.is_login()
             && !self.path.starts_with("auth/token/")
+            && !self.path.starts_with("identity/lookup/")
     }
 
     /// Whether it asks for a token.

@@ -29,8 +29,8 @@ pub const CA_CONFIG_MAP: &str = "vault-ca";
 /// not here.
 pub(crate) const TOKEN_SECONDS: i64 = 24 * 3600;
 
-/// The syncer's AWS identity by keys: the Secret that its Deployment names.
-const SYNCER_AWS_SECRET: &str = "vault-aws-syncer-aws";
+/// The AWS identities of both processes by keys: the Secrets that their Deployments name.
+const AWS_SECRETS: [&str; 2] = ["vault-aws-role-writer-aws", "vault-aws-syncer-aws"];
 /// The ServiceAccount by which Vault asks the API server whether a token is good.
 const REVIEWER: &str = "vault-token-reviewer";
 
@@ -158,15 +158,13 @@ fn references(lab: &Lab) -> Result<Value> {
             json!({"aws_access_key_id": access_key, "aws_secret_access_key": secret_key}),
         ));
         let Keys { access_key, secret_key, .. } = &seeds.operator.keys;
-        items.push(secret(
-            SYNCER_AWS_SECRET,
-            json!({
-                "AWS_ACCESS_KEY_ID": access_key,
-                "AWS_SECRET_ACCESS_KEY": secret_key,
-                "AWS_REGION": REGION,
-                "AWS_ENDPOINT_URL_STS": lab.sts_url(),
-            }),
-        ));
+        let environment = json!({
+            "AWS_ACCESS_KEY_ID": access_key,
+            "AWS_SECRET_ACCESS_KEY": secret_key,
+            "AWS_REGION": REGION,
+            "AWS_ENDPOINT_URL_STS": lab.sts_url(),
+        });
+        items.extend(AWS_SECRETS.map(|name| secret(name, environment.clone())));
     }
     Ok(json!({"apiVersion": "v1", "kind": "List", "items": items}))
 }
