@@ -27,17 +27,37 @@ path "sys/policies/acl/vaultaws-*" {
   capabilities = ["read", "update", "delete"]
 }
 
-# Out of reach whatever other policy the token carries: deny wins.
-path "sys/policies/acl/default" {
-  capabilities = ["deny"]
-}
-
+# Its own, out of reach whatever other policy the token carries: deny wins.
 path "sys/policies/acl/vault-aws-operator" {
   capabilities = ["deny"]
 }
 
 # Is the auth mount there, and of type aws? This lists the auth mounts; it changes none.
 path "sys/auth" {
+  capabilities = ["read"]
+}
+
+# What else a login of a role carries, so that its isolation can be judged: Vault's policy `default`, read
+# and never written, whatever other policy the token carries.
+path "sys/policies/acl/default" {
+  capabilities = ["read"]
+
+  denied_parameters = {
+    "*" = []
+  }
+}
+
+# And the policies that its entity and the groups of that add. A look-up is sent like a write, and changes
+# nothing.
+path "identity/lookup/entity" {
+  capabilities = ["update"]
+}
+
+path "identity/group/id/*" {
+  capabilities = ["read"]
+}
+
+path "auth/aws/config/identity" {
   capabilities = ["read"]
 }
 
@@ -58,8 +78,12 @@ path "secret/config" {
   capabilities = ["read"]
 }
 
-# The operator's own token: a session is renewed, and given back at the end. Vault's policy `default`
-# grants the same; here for tokens without it.
+# The operator's own token: which policies it carries, as roles must not; renewed, and given back at the
+# end. Vault's policy `default` grants the same; here for tokens without it.
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
+
 path "auth/token/renew-self" {
   capabilities = ["update"]
 }

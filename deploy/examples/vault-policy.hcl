@@ -27,24 +27,7 @@ path "sys/policies/acl/vaultaws-*" {
   capabilities = ["read", "update", "delete"]
 }
 
-# Out of reach whatever other policy the token carries: deny wins.
-path "sys/policies/acl/default" {
-  capabilities = ["read"]
-}
-
-path "auth/aws/config/identity" {
-  capabilities = ["read"]
-}
-
-path "identity/lookup/entity" {
-  capabilities = ["update"]
-}
-
-path "identity/group/id/*" {
-  capabilities = ["read"]
-}
-
-# Its own policy stays out of reach whatever other policy the token carries: deny wins.
+# Its own, out of reach whatever other policy the token carries: deny wins.
 path "sys/policies/acl/vault-aws-operator" {
   capabilities = ["deny"]
 }
@@ -54,14 +37,42 @@ path "sys/auth" {
   capabilities = ["read"]
 }
 
+# What else a login of a role carries, so that its isolation can be judged: Vault's policy `default`, read
+# and never written, whatever other policy the token carries.
+path "sys/policies/acl/default" {
+  capabilities = ["read"]
+
+  denied_parameters = {
+    "*" = []
+  }
+}
+
+# And the policies that its entity and the groups of that add. A look-up is sent like a write, and changes
+# nothing.
+path "identity/lookup/entity" {
+  capabilities = ["update"]
+}
+
+path "identity/group/id/*" {
+  capabilities = ["read"]
+}
+
+path "auth/aws/config/identity" {
+  capabilities = ["read"]
+}
+
 # Any right below a mount lets its holder ask sys/internal/ui/mounts which version of KV it is. This one
 # reads no certificate.
 path "secret/config" {
   capabilities = ["read"]
 }
 
-# The operator's own token: a session is renewed, and given back at the end. Vault's policy `default`
-# grants the same; here for tokens without it.
+# The operator's own token: which policies it carries, as roles must not; renewed, and given back at the
+# end. Vault's policy `default` grants the same; here for tokens without it.
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
+
 path "auth/token/renew-self" {
   capabilities = ["update"]
 }
