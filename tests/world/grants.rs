@@ -278,9 +278,16 @@ fn refused_nothing(logs: &[Log]) {
         }
         for request in &log.kubernetes {
             let KubernetesRequest { verb, resource, namespace, name, user, .. } = request;
-            // An API server that has just started knows no roles yet, and says so.
-            let is_plain = request.forbidden.as_deref() == Some("");
-            if is_plain && !is_meant(namespace) && !is_meant(name) {
+            // An API server that has just started knows no roles yet: what it lets through later is
+            // no refusal.
+            let came = |later: &KubernetesRequest| {
+                (&later.user, &later.verb, &later.resource, &later.namespace)
+                    == (user, verb, resource, namespace)
+                    && later.forbidden.is_none()
+                    && later.time > request.time
+            };
+            let is_refused = request.forbidden.is_some() && !log.kubernetes.iter().any(came);
+            if is_refused && !is_meant(namespace) && !is_meant(name) {
                 refused.insert(format!("Kubernetes: {user}: {verb} {resource} {namespace}/{name}"));
             }
         }
