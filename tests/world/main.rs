@@ -39,6 +39,7 @@ mod delivery;
 mod doctor;
 mod election;
 mod entries;
+mod faults;
 mod grants;
 mod hostile_specs;
 mod identities;
@@ -94,6 +95,7 @@ fn tests() -> Vec<Test> {
         isolation::tests(),
         hostile_specs::tests(),
         entries::tests(),
+        faults::tests(),
         refusals::tests(),
         grants::tests(),
         import::tests(),
