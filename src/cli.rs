@@ -20,11 +20,14 @@ use crate::{
 use sha2::{Digest as _, Sha256};
 use vault_environment::{VaultFlags, parse_bool};
 
+pub mod backend_file;
 pub mod crd;
 pub mod credential_process;
 pub mod doctor;
+pub mod import;
 pub mod login;
 pub mod manual;
+pub mod policy;
 pub mod run;
 pub mod token_store;
 pub mod vault_environment;
@@ -37,6 +40,8 @@ Examples:
   vault-aws crd | kubectl apply --server-side -f -    install the three kinds
   vault-aws run                                       run the operator with the current kubeconfig
   vault-aws run --controllers sync --namespaces a,b   deliver certificates in two namespaces only
+  vault-aws policy --kubernetes -n a                  the syncer's rights in a namespace
+  vault-aws import --backend backend.yaml             roles that stand in Vault, as manifests
   vault-aws login --role web                          a Vault token for the AWS identity in use
   vault-aws doctor vaultcertsync/web -n team-a        why a certificate is not delivered")]
 pub struct Cli {
@@ -55,6 +60,10 @@ pub enum Command {
 Example:
   vault-aws crd | kubectl apply --server-side -f -")]
     Crd,
+    /// Print what must be granted: Vault policy, Kubernetes Roles, IAM and trust policies
+    Policy(Box<policy::PolicyArgs>),
+    /// Print what stands in Vault as manifests that change nothing, or what was left there
+    Import(Box<import::ImportArgs>),
     /// Print AWS credentials that Vault's AWS secrets engine makes, for `credential_process` in
     /// ~/.aws/config
     CredentialProcess(Box<CredentialProcessArgs>),
@@ -403,6 +412,10 @@ pub enum Error {
     Login(#[from] login::Error),
     /// `doctor`
     Doctor(#[from] doctor::Error),
+    /// `policy`
+    Policy(#[from] policy::Error),
+    /// `import`
+    Import(#[from] import::Error),
     /// `man`, `completions`
     Manual(#[from] manual::Error),
 }
@@ -414,15 +427,21 @@ impl Error {
             Self::Run(error) => error.hint().map(Cow::Borrowed),
             Self::Login(error) => error.hint().map(Cow::Owned),
             // Programs show what they find on stderr: one line, advice included.
-            Self::Crd(_) | Self::CredentialProcess(_) | Self::Doctor(_) | Self::Manual(_) => None,
+            Self::Crd(_)
+            | Self::CredentialProcess(_)
+            | Self::Doctor(_)
+            | Self::Policy(_)
+            | Self::Import(_)
+            | Self::Manual(_) => None,
         }
     }
 
     /// The exit code: 2 where Vault is at fault and a caller can tell, as `vault` does; else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Run(_) | Self::Crd(_) | Self::Doctor(_) | Self::Manual(_) => 1,
+            Self::Run(_) | Self::Crd(_) | Self::Doctor(_) | Self::Policy(_) | Self::Manual(_) => 1,
             Self::CredentialProcess(error) => error.exit_code(),
+            Self::Import(error) => error.exit_code(),
             Self::Login(error) => error.exit_code(),
         }
     }
@@ -434,6 +453,8 @@ impl Cli {
         match self.command {
             Command::Run(args) => Ok(run::run(*args)?),
             Command::Crd => Ok(crd::print(stdout)?),
+            Command::Policy(args) => Ok(policy::run(&args, stdout)?),
+            Command::Import(args) => Ok(import::run(&args, stdout)?),
             Command::CredentialProcess(args) => Ok(credential_process::run(*args, stdout)?),
             Command::Login(args) => Ok(login::run(&args, stdout)?),
             Command::Doctor(args) => Ok(doctor::run(&args, stdout)?),

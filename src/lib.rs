@@ -30,6 +30,8 @@
 //! | [`vault`] | the only HTTP to Vault: one file for each API, errors classified once, limiter, sessions |
 //! | [`aws`] | the only user of the AWS crates: credentials, AssumeRole, the signed GetCallerIdentity |
 //! | [`credentials`] | what `credential-process` keeps between two starts, until when, and what it prints |
+//! | [`grants`] | what must be granted in Vault, Kubernetes and AWS, and its text; pure |
+//! | [`import`] | what stands in Vault as manifests that change nothing, and what was left there; pure |
 //! | [`cli`] | flags and commands; `cli::run` composes the operator |
 //! | [`leader`] | which replica may write; the fence before every request that changes something |
 //! | [`admin`], [`telemetry`] | health, metrics, logs |
@@ -64,6 +66,8 @@ pub mod crd;
 pub mod credentials;
 pub mod doctor;
 pub mod fault;
+pub mod grants;
+pub mod import;
 pub mod leader;
 mod lock;
 pub mod naming;

@@ -237,7 +237,7 @@ pub fn selects_everything(namespaces: &Namespaces) -> bool {
 }
 
 /// Case-sensitive, as IAM compares; only a trailing `*` is a wildcard.
-fn matches(pattern: &str, role: &str) -> bool {
+pub fn matches(pattern: &str, role: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(prefix) => role.starts_with(prefix),
         None => pattern == role,

@@ -107,8 +107,9 @@ pub enum Error {
     },
     /// The Role for it is missing.
     #[error(
-        "the operator may not use ServiceAccount `{account}` of namespace `{namespace}`: apply the \
-         Role and RoleBinding of deploy/tenant/service-accounts there, with this name"
+        "the operator may not use ServiceAccount `{account}` of namespace `{namespace}`: apply what \
+         `vault-aws policy --kubernetes -n {namespace} --service-account {account}` prints \
+         (deploy/tenant/service-accounts)"
     )]
     AccountForbidden {
         /// The ServiceAccount.

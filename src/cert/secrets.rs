@@ -58,8 +58,8 @@ pub struct Seen {
 pub enum Unseen {
     /// The Role is missing.
     #[error(
-        "the operator may not read and write Secrets in namespace `{namespace}`: apply the Role and \
-         RoleBinding of deploy/tenant there"
+        "the operator may not read and write Secrets in namespace `{namespace}`: apply what \
+         `vault-aws policy --kubernetes -n {namespace}` prints (deploy/tenant)"
     )]
     Forbidden {
         /// The namespace.

@@ -286,7 +286,8 @@ async fn explain(args: &DoctorArgs, resource: &Resource) -> Report {
     Report { subject, findings: findings.unwrap_or_else(|finding| vec![finding]) }
 }
 
-async fn connect(context: Option<String>) -> Result<(Client, String), Finding> {
+/// The cluster of the kubeconfig, and the namespace of its context.
+pub(super) async fn connect(context: Option<String>) -> Result<(Client, String), Finding> {
     const CURE: &str = "set KUBECONFIG, or choose a context with --context";
     let broken = |text: String| Finding::broken(KUBERNETES, "KubernetesError", text, CURE);
     let mut config = match context {

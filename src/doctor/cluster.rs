@@ -652,15 +652,16 @@ fn cure(reason: &str) -> &'static str {
         "Suspended" => "set spec.suspend to false when it shall go on",
         "MetadataDenied" => "take that label or annotation out of spec.target",
         "NoServiceAccountAccess" => {
-            "apply deploy/tenant/service-accounts in this namespace, and let the ServiceAccount consent \
-             by the annotation vaultaws.dev/allow-sync"
+            "apply what `vault-aws policy --kubernetes -n <namespace> --service-account <name>` prints, \
+             and let the ServiceAccount consent by the annotation vaultaws.dev/allow-sync"
         }
         "PasswordNotReady" => {
             "make the Secret with the keystore's password, with the key that is named"
         }
         "TooManyDirectories" => "narrow spec.certificates, or turn recursive off",
         "NoDeleteAccess" => {
-            "give the syncer the right to delete Secrets in this namespace (deploy/tenant)"
+            "apply what `vault-aws policy --kubernetes -n <namespace> --delete-secrets` prints: the \
+             syncer's right to delete Secrets there"
         }
         "VersionNotFound" => "name a version that the entry has",
         "ExpiresTooSoon" | "DnsNameMissing" | "ChainIncomplete" => {
@@ -669,7 +670,10 @@ fn cure(reason: &str) -> &'static str {
         "SecretTypeDiffers" => "delete the Secret, whose type cannot change: it is written again",
         "TooManyCertificates" => "narrow spec.certificates.include, or use several syncs",
         "NotKvV2" => "certificates.mount of the backend has to be a KV version 2 engine",
-        "NoSecretAccess" => "apply deploy/tenant in this namespace: the syncer's rights on Secrets",
+        "NoSecretAccess" => {
+            "apply what `vault-aws policy --kubernetes -n <namespace>` prints: the syncer's rights on \
+             Secrets there"
+        }
         "Malformed" | "MissingField" | "Ambiguous" | "UnsupportedFormat" | "UnsupportedKey"
         | "EncryptedKey" | "TooLarge" => {
             "write certificate and private_key as PEM (ca_chain and issuing_ca are optional) to the \

@@ -149,10 +149,12 @@ impl Change {
         change
     }
 
-    /// The legacy `policies` count too; Vault drops them when `token_policies` is written.
+    /// The legacy `policies` count too: Vault shows them where the role was written by that key, and
+    /// drops them when `token_policies` is written.
     fn policies(&mut self, desired: &Desired, role: &Role) {
         let want = desired.token_policies();
-        if folded(&role.token_policies) != folded(&want) || !role.policies.is_empty() {
+        let differs = |names: &Vec<String>| folded(names) != folded(&want);
+        if differs(&role.token_policies) || (!role.policies.is_empty() && differs(&role.policies)) {
             self.fields.token_policies = Some(want);
             self.changed.push("token_policies");
         }
@@ -472,9 +474,11 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn legacy_policies_are_replaced() {
-        let in_vault = json!({"policies": ["vaultaws-web-policy"]});
-        assert_eq!(text(json!({}), in_vault), "write role web: token_policies\n");
+    fn legacy_policies_are_replaced_unless_they_say_the_same() {
+        let same = json!({"policies": ["vaultaws-web-policy"]});
+        assert_eq!(text(json!({}), same), "");
+        let other = json!({"policies": ["vaultaws-web-policy", "admin"]});
+        assert_eq!(text(json!({}), other), "write role web: token_policies\n");
     }
 
     #[test]

@@ -149,7 +149,7 @@ pub fn fingerprint(text: &str) -> String {
 
 /// A string of HCL. `$` is escaped by its number, because `${` begins an interpolation within which
 /// quotes are not special, and HCL 1 knows no other escape for it.
-fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut quoted = String::from('"');
     for character in text.chars() {
         match character {

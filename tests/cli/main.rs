@@ -2,5 +2,7 @@
 //! No server is needed here; what needs one is in `tests/world`.
 
 mod credential_process;
+mod import;
 mod login;
+mod policy;
 mod program;

@@ -316,6 +316,7 @@ async fn what_an_identity_adds_is_judged(world: World) {
 }
 
 async fn what_the_operator_may_not_see_is_unknown_and_stops_nothing(world: World) {
+    crate::grants::refusals_are_meant(&world);
     // A policy of the operator that knows nothing of identities.
     let path = format!("sys/policies/acl/{}", world.operator_policy());
     let policy = world.vault_policy(&world.operator_policy()).await.expect("the policy");

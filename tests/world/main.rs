@@ -10,7 +10,8 @@
 //!
 //! One lab serves all tests, which run side by side, each in a [`World`](world::World) of its own.
 //! Those that stop servers have a second lab, where they run one after another. At the end everything
-//! that the operator said, in either lab, is searched for secrets.
+//! that the operator said, in either lab, is searched for secrets; and after a run of all tests, what it
+//! was refused and never used is searched for in the servers' audit logs.
 
 /// Lists the tests of a file for `main`, each a function `async fn name(world: World)`. Those of another
 /// stage than the shared one can have a list of their own: `tests![in outage_tests: name, …]`.
@@ -32,7 +33,6 @@ macro_rules! tests {
 mod accounts;
 mod acl;
 mod apiserver;
-mod audit;
 mod certificates;
 mod credential_process;
 mod deletion;
@@ -41,8 +41,10 @@ mod doctor;
 mod election;
 mod entries;
 mod faults;
+mod grants;
 mod hostile_specs;
 mod identities;
+mod import;
 mod isolation;
 mod leaks;
 mod login;
@@ -67,6 +69,7 @@ mod world;
 use std::{process::ExitCode, sync::Arc};
 
 use libtest_mimic::{Arguments, Trial};
+use vault_aws_lab::audit;
 
 use crate::{
     stage::Stages,
@@ -97,6 +100,8 @@ fn tests() -> Vec<Test> {
         entries::tests(),
         faults::tests(),
         refusals::tests(),
+        grants::tests(),
+        import::tests(),
         credential_process::tests(),
         login::tests(),
         doctor::tests(),
@@ -120,6 +125,15 @@ fn outage_tests() -> Vec<Test> {
     .concat()
 }
 
+/// What looks at the whole run, when it is over.
+fn last_trials(arguments: &Arguments, stages: &Arc<Stages>) -> Vec<Trial> {
+    let mut trials = vec![leaks::trial(stages)];
+    if arguments.filter.is_none() && arguments.skip.is_empty() {
+        trials.extend(grants::trials(stages));
+    }
+    trials
+}
+
 fn main() -> ExitCode {
     vault_aws_lab::child_entry();
     trial::remember_panics();
@@ -128,7 +142,7 @@ fn main() -> ExitCode {
         let stages = Arc::new(Stages::default());
         let names = [tests(), outage_tests()].concat();
         let mut all = trials(names, &stages, Place::Shared);
-        all.push(leaks::trial(&stages));
+        all.extend(last_trials(&arguments, &stages));
         return libtest_mimic::run(&arguments, all).exit_code();
     }
     // They wait much more than they compute.
@@ -138,7 +152,7 @@ fn main() -> ExitCode {
     let phases: [(usize, Vec<Trial>); 3] = [
         (threads, trials(tests(), &stages, Place::Shared)),
         (1, trials(outage_tests(), &stages, Place::Outage)),
-        (1, vec![leaks::trial(&stages)]),
+        (1, last_trials(&arguments, &stages)),
     ];
     for (threads, trials) in phases {
         if trials.iter().all(|trial| arguments.is_filtered_out(trial)) {

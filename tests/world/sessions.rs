@@ -219,7 +219,7 @@ async fn a_shutdown_gives_back_only_what_was_logged_in_for(world: World) {
     world.put_certificate("web", "tls", &Authority::new("World CA").issue("web.example.com")).await;
     world.with_web().await;
     // Another backend, with a token that the admin made.
-    let policies = [world.operator_policy(), format!("{}-managed", world.operator_policy())];
+    let policies = [world.operator_policy()];
     let body = json!({"policies": policies, "ttl": "1h", "display_name": "given"});
     let given = world.write("auth/token/create", body).await;
     let token = given["auth"]["client_token"].as_str().expect("a token");

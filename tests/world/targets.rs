@@ -12,6 +12,7 @@ use vault_aws_lab::installation::repository;
 
 use crate::{
     certificates::{Authority, Issued, Kind, traditional},
+    grants::refusals_are_meant,
     leaks,
     manifest::secret,
     world::{ACCOUNT, PATIENCE, World, text},
@@ -236,6 +237,7 @@ async fn the_secret_of_a_removed_entry_goes_where_that_is_asked_for_and_allowed(
     world.delivered("web-new", &renamed).await;
     world.certificate_becomes("web", "tls", "Kept", Some("SourceAbsent")).await;
     // Asked for, but not allowed.
+    refusals_are_meant(&world);
     world.sync("web").with("spec.target.onSourceRemoved", "Delete").apply().await;
     world.certificate_becomes("web", "tls", "Kept", Some("SourceRemoved")).await;
     let kept = world.certificate_becomes("web", "tls", "Kept", Some("NoDeleteAccess")).await;
