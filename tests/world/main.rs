@@ -37,6 +37,7 @@ mod credential_process;
 mod deletion;
 mod delivery;
 mod doctor;
+mod election;
 mod entries;
 mod hostile_specs;
 mod identities;
@@ -96,6 +97,7 @@ fn tests() -> Vec<Test> {
 fn outage_tests() -> Vec<Test> {
     [
         outages::tests(),
+        election::tests(),
         deletion::outage_tests(),
         identities::outage_tests(),
         isolation::outage_tests(),
