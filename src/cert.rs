@@ -347,7 +347,7 @@ impl Certs {
             .and_then(|name| self.roles.get(sync.namespace().as_deref(), &name));
         if let Some(role) = role {
             status.account_id = Some(role.spec.account_id.clone());
-            status.iam_role = Some(role.spec.iam_role.clone());
+            status.iam_role = Some(role.spec.iam_name().1.to_owned());
             status.vault_role =
                 role.status.as_ref().and_then(|role| role.vault_role.clone()).or(status.vault_role);
         } else if let Some(principal) = &sync.spec.principal {

@@ -23,10 +23,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+mod role_settings;
 mod vault_aws_backend;
 mod vault_aws_role;
 mod vault_cert_sync;
 
+pub use role_settings::*;
 pub use vault_aws_backend::*;
 pub use vault_aws_role::*;
 pub use vault_cert_sync::*;
@@ -41,6 +43,8 @@ pub const VERSION: &str = "v1alpha1";
 pub const MANAGER: &str = "vault-aws-operator";
 /// Any new value asks for a look at the source at once.
 pub const REFRESH_ANNOTATION: &str = "vaultaws.dev/refresh";
+/// Any new value asks for the IAM principals of a role to be looked up again, once.
+pub const REBIND_ANNOTATION: &str = "vaultaws.dev/rebind";
 
 /// The CRDs in the order in which they are printed.
 pub fn all() -> Vec<CustomResourceDefinition> {
@@ -214,6 +218,26 @@ pub struct KeyRef {
     /// Key in its data.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
+}
+
+/// What kind of IAM principal a name is of.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum IamKind {
+    /// An IAM role.
+    #[default]
+    Role,
+    /// An IAM user.
+    User,
+}
+
+impl IamKind {
+    /// The word in ARNs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Role => "role",
+            Self::User => "user",
+        }
+    }
 }
 
 /// A path of Vault, and what may be done there.

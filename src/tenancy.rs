@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, fmt};
 use kube::core::{Selector, SelectorExt};
 
 use crate::{
-    crd::{Capability, IdentityKind, Namespaces, PathRule, Span, TenancyRule},
+    crd::{
+        Adopt, AuthType, Capability, IamKind, IdentityKind, Namespaces, PathRule, Span, TenancyRule,
+    },
     vault::acl::Pattern,
 };
 
@@ -21,23 +23,66 @@ pub struct Request<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// AWS account, twelve digits.
     pub account: &'a str,
-    /// Friendly name of the IAM role.
-    pub iam_role: &'a str,
+    /// Kind and friendly name of the IAM principal.
+    pub iam: (IamKind, &'a str),
     /// How the AWS identity is got; `None` where none is needed.
     pub identity: Option<IdentityKind>,
-    /// What a VaultAwsRole asks for beyond its certificates.
+    /// What a VaultAwsRole asks for beyond its own certificates; nothing for a VaultCertSync.
     pub beyond: Beyond<'a>,
 }
 
-/// What a VaultAwsRole asks for beyond its certificates.
+/// What a VaultAwsRole may ask for beyond its own IAM principal and its certificates.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Beyond<'a> {
+    /// The principals that are bound in its place.
+    pub principals: &'a [Names],
+    /// How clients log in.
+    pub auth_type: AuthType,
+    /// Whether EC2 instances are inferred from the names of sessions.
+    pub inference: bool,
+    /// The name in Vault that it gives itself.
+    pub vault_name: Option<&'a str>,
+    /// How far it would take over what stands in Vault.
+    pub adopt: Adopt,
     /// Policies of Vault.
     pub policies: &'a [String],
     /// Paths in its own policy.
     pub extra_rules: &'a [PathRule],
     /// Durations of its tokens, by their field.
     pub token_times: &'a [(&'static str, Span)],
+}
+
+/// Friendly names of IAM principals of one kind.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Names {
+    /// Roles or users.
+    pub kind: IamKind,
+    /// The name, or what all the names begin with.
+    pub name: String,
+    /// Whether it is a beginning.
+    pub is_prefix: bool,
+}
+
+impl Names {
+    fn is_granted(&self, rule: &TenancyRule) -> bool {
+        let patterns = match self.kind {
+            IamKind::Role => &rule.iam_roles,
+            IamKind::User => &rule.iam_users,
+        };
+        patterns.iter().any(|pattern| match (self.is_prefix, pattern.strip_suffix('*')) {
+            (true, Some(prefix)) => self.name.starts_with(prefix),
+            (true, None) => false,
+            (false, _) => matches(pattern, &self.name),
+        })
+    }
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, name, is_prefix } = self;
+        let (plural, star) = if *is_prefix { ("s", "*") } else { ("", "") };
+        write!(f, "IAM {}{plural} `{name}{star}`", kind.as_str())
+    }
 }
 
 /// Why nothing was granted. Tells a tenant of the rules that name his own namespace and of no others.
@@ -83,17 +128,7 @@ pub fn grant<'a>(
 ) -> Result<&'a TenancyRule, Denied> {
     let mut lacks = Vec::new();
     for rule in rules.iter().filter(|rule| names(&rule.namespaces, request)) {
-        let what = if !rule.accounts.iter().any(|account| account == request.account) {
-            format!("account {}", request.account)
-        } else if !rule.iam_roles.iter().any(|pattern| matches(pattern, request.iam_role)) {
-            format!("IAM role `{}`", request.iam_role)
-        } else if let Some(kind) = request.identity.filter(|kind| !rule.identities.contains(kind)) {
-            format!("identity {}", kind.as_str())
-        } else if let Some(what) = lacking_beyond(rule, request.beyond) {
-            what
-        } else {
-            return Ok(rule);
-        };
+        let Some(what) = lacking(rule, request) else { return Ok(rule) };
         lacks.push(Lack { rule: rule.name.clone(), what });
     }
     if lacks.is_empty() {
@@ -103,7 +138,46 @@ pub fn grant<'a>(
     }
 }
 
-/// The first of the further wishes that the rule does not grant.
+/// The first thing that a rule does not grant.
+fn lacking(rule: &TenancyRule, request: &Request<'_>) -> Option<String> {
+    let Request { account, iam: (kind, name), identity, beyond, .. } = *request;
+    let own = Names { kind, name: name.to_owned(), is_prefix: false };
+    if !rule.accounts.iter().any(|granted| granted == account) {
+        return Some(format!("account {account}"));
+    }
+    if let Some(names) =
+        std::iter::once(&own).chain(beyond.principals).find(|names| !names.is_granted(rule))
+    {
+        return Some(names.to_string());
+    }
+    if let Some(kind) = identity.filter(|kind| !rule.identities.contains(kind)) {
+        return Some(format!("identity {}", kind.as_str()));
+    }
+    if !rule.auth_types.contains(&beyond.auth_type) {
+        return Some(format!("authType {}", beyond.auth_type.as_str()));
+    }
+    if beyond.inference && !rule.allow_inference {
+        return Some("inference".to_owned());
+    }
+    if beyond.principals.iter().any(|names| names.is_prefix) && !rule.allow_wildcard_principals {
+        return Some("wildcards in principals".to_owned());
+    }
+    // As Vault folds names.
+    let folds_to = |pattern: &String, name: &str| {
+        matches(&pattern.to_ascii_lowercase(), &name.to_ascii_lowercase())
+    };
+    if let Some(name) =
+        beyond.vault_name.filter(|name| !rule.names.iter().any(|one| folds_to(one, name)))
+    {
+        return Some(format!("the name `{name}` in Vault"));
+    }
+    if beyond.adopt > rule.adopt {
+        return Some(format!("adopt {}", beyond.adopt.as_str()));
+    }
+    lacking_beyond(rule, beyond)
+}
+
+/// The first of policies, paths and durations that the rule does not grant.
 fn lacking_beyond(rule: &TenancyRule, beyond: Beyond<'_>) -> Option<String> {
     let policy = beyond.policies.iter().find(|name| !grants_policy(rule, name));
     if let Some(name) = policy {
@@ -182,6 +256,12 @@ mod tests {
             namespaces: Namespaces { names: Some(vec![namespace.into()]), selector: None },
             accounts: vec![account.into()],
             iam_roles: vec![role.into()],
+            iam_users: Vec::new(),
+            auth_types: vec![AuthType::Iam],
+            allow_inference: false,
+            allow_wildcard_principals: false,
+            names: Vec::new(),
+            adopt: Adopt::Never,
             identities: vec![IdentityKind::AssumeRole],
             additional_policies: Vec::new(),
             extra_rules: Vec::new(),
@@ -194,14 +274,22 @@ mod tests {
         account: &'a str,
         role: &'a str,
     ) -> Request<'a> {
-        Request {
-            namespace: "team-a",
-            labels,
-            account,
-            iam_role: role,
-            identity: None,
-            beyond: Beyond::default(),
-        }
+        let iam = (IamKind::Role, role);
+        let beyond = Beyond::default();
+        Request { namespace: "team-a", labels, account, iam, identity: None, beyond }
+    }
+
+    /// What a rule for `web` and `api-*`, changed, does not grant of the role `web` that asks for this.
+    fn lacks(change: impl FnOnce(&mut TenancyRule), beyond: Beyond<'_>) -> Option<String> {
+        let labels = BTreeMap::new();
+        let mut rule = rule("one", "team-a", ONE, "web");
+        rule.iam_roles.push("api-*".into());
+        change(&mut rule);
+        lacking(&rule, &Request { beyond, ..ask(&labels, ONE, "web") })
+    }
+
+    fn named(kind: IamKind, name: &str, is_prefix: bool) -> Names {
+        Names { kind, name: name.into(), is_prefix }
     }
 
     const ONE: &str = "111122223333";
@@ -256,6 +344,76 @@ mod tests {
         let with = |identity| Request { identity: Some(identity), ..ask(&labels, ONE, "web") };
         assert!(grant(&rules, &with(IdentityKind::AssumeRole)).is_ok());
         assert!(grant(&rules, &with(IdentityKind::Secret)).is_err());
+    }
+
+    #[test]
+    fn each_bound_principal_is_granted_by_the_list_of_its_kind() {
+        let with = |change: fn(&mut TenancyRule), names: Names| {
+            lacks(change, Beyond { principals: &[names], ..Beyond::default() })
+        };
+        assert_eq!(with(|_| (), named(IamKind::Role, "api-1", false)), None);
+        assert_eq!(
+            with(|_| (), named(IamKind::Role, "db", false)).as_deref(),
+            Some("IAM role `db`")
+        );
+        let user = || named(IamKind::User, "web", false);
+        assert_eq!(with(|_| (), user()).as_deref(), Some("IAM user `web`"));
+        assert_eq!(with(|rule| rule.iam_users = vec!["web".into()], user()), None);
+    }
+
+    #[test]
+    fn a_wildcard_needs_the_flag_and_a_pattern_that_holds_all_it_could_mean() {
+        let with = |flag: bool, prefix: &str| {
+            let names = [named(IamKind::Role, prefix, true)];
+            lacks(
+                |rule| rule.allow_wildcard_principals = flag,
+                Beyond { principals: &names, ..Beyond::default() },
+            )
+        };
+        assert_eq!(with(true, "api-"), None);
+        assert_eq!(with(true, "api-x"), None);
+        assert_eq!(with(false, "api-").as_deref(), Some("wildcards in principals"));
+        for wider in ["", "a", "api", "web"] {
+            assert!(with(true, wider).is_some(), "{wider}");
+        }
+    }
+
+    #[test]
+    fn logins_of_instances_are_granted_by_name() {
+        let ec2 = Beyond { auth_type: AuthType::Ec2, ..Beyond::default() };
+        assert_eq!(lacks(|_| (), ec2).as_deref(), Some("authType ec2"));
+        assert_eq!(lacks(|rule| rule.auth_types.push(AuthType::Ec2), ec2), None);
+        let inferred = Beyond { inference: true, ..Beyond::default() };
+        assert_eq!(lacks(|_| (), inferred).as_deref(), Some("inference"));
+        assert_eq!(lacks(|rule| rule.allow_inference = true, inferred), None);
+    }
+
+    #[test]
+    fn a_name_in_vault_is_granted_as_vault_folds_it() {
+        let with = |granted: &str| {
+            let beyond = Beyond { vault_name: Some("Legacy-Web"), ..Beyond::default() };
+            lacks(|rule| rule.names = vec![granted.into()], beyond)
+        };
+        for granted in ["legacy-web", "LEGACY-*", "*"] {
+            assert_eq!(with(granted), None, "{granted}");
+        }
+        for granted in ["legacy", "legacy-web-2", ""] {
+            let lacks = with(granted);
+            assert_eq!(lacks.as_deref(), Some("the name `Legacy-Web` in Vault"), "{granted}");
+        }
+    }
+
+    #[test]
+    fn taking_over_goes_as_far_as_the_rule_says() {
+        let with = |granted, wished| {
+            lacks(|rule| rule.adopt = granted, Beyond { adopt: wished, ..Beyond::default() })
+        };
+        let all = [Adopt::Never, Adopt::IfEqual, Adopt::Always];
+        for (at, granted) in all.into_iter().enumerate() {
+            for (reach, wished) in all.into_iter().enumerate() {
+                assert_eq!(with(granted, wished).is_none(), reach <= at, "{granted:?} {wished:?}");
+            }
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{KeyRef, LocalRef, PathRule, Span, reasons};
+use super::{Adopt, AuthType, KeyRef, LocalRef, PathRule, Span, reasons};
 
 /// A Vault whose AWS auth mount we manage, and the tenants that may use it. A tenant never chooses the
 /// address to which a signed AWS identity is sent: that is why this is an object of the admin.
@@ -404,6 +404,37 @@ pub struct TenancyRule {
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub iam_roles: Vec<String>,
+    /// IAM user names, in the same way. A user has the directory of certificates that a role of its
+    /// name would have.
+    #[schemars(
+        length(max = 256),
+        inner(length(min = 1, max = 65), pattern(r"^[A-Za-z0-9_=.@-]*\*?$"))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub iam_users: Vec<String>,
+    /// How clients may log in. Default iam. ec2 lets any instance in that a team's binds name.
+    #[schemars(length(min = 1, max = 2))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[serde(default = "auth_types")]
+    pub auth_types: Vec<AuthType>,
+    /// Whether a role may infer EC2 instances from the names of sessions. Default false.
+    #[serde(default)]
+    pub allow_inference: bool,
+    /// Whether a role's principals may end in *. Default false.
+    #[serde(default)]
+    pub allow_wildcard_principals: bool,
+    /// Names in Vault that a role may ask for by vaultName; a trailing * is a prefix. Default none.
+    #[schemars(
+        length(max = 256),
+        inner(length(min = 1, max = 129), pattern(r"^[A-Za-z0-9_.-]*\*?$"))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// How far a role's adopt may reach. Default Never.
+    #[serde(default)]
+    pub adopt: Adopt,
     /// How a VaultCertSync may get its AWS identity. Default AssumeRole, ServiceAccount and Secret;
     /// Ambient, the operator's own identity, only if it is listed.
     #[schemars(length(max = 4))]
@@ -604,6 +635,9 @@ fn sts_audience() -> String {
 }
 fn external_id() -> String {
     "{clusterId}/{namespace}".into()
+}
+fn auth_types() -> Vec<AuthType> {
+    vec![AuthType::Iam]
 }
 fn identities() -> Vec<IdentityKind> {
     vec![IdentityKind::AssumeRole, IdentityKind::ServiceAccount, IdentityKind::Secret]

@@ -9,7 +9,9 @@ use kube::ResourceExt;
 use super::{Finding, Mark};
 use crate::{
     cert::desired::{identity_kind, role_name},
-    crd::{CertificateState, CertificateStatus, VaultAwsBackend, VaultAwsRole, VaultCertSync},
+    crd::{
+        CertificateState, CertificateStatus, IamKind, VaultAwsBackend, VaultAwsRole, VaultCertSync,
+    },
     tenancy,
 };
 
@@ -180,7 +182,7 @@ pub fn role(role: &VaultAwsRole, around: &Around) -> Vec<Finding> {
             namespace: role.metadata.namespace.as_deref().unwrap_or_default(),
             labels,
             account: &role.spec.account_id,
-            iam_role: &role.spec.iam_role,
+            iam: role.spec.iam_name(),
             identity: None,
             beyond: tenancy::Beyond::default(),
         };
@@ -341,18 +343,20 @@ fn tenancy_of_sync(sync: &VaultCertSync, said: &Said<'_>, around: &Around) -> Fi
         return denied;
     }
     let principal = match (&sync.spec.principal, &around.role) {
-        (Some(principal), _) => Some((&principal.account_id, &principal.iam_role)),
-        (None, Some(role)) => Some((&role.spec.account_id, &role.spec.iam_role)),
+        (Some(principal), _) => {
+            Some((&principal.account_id, (IamKind::Role, principal.iam_role.as_str())))
+        }
+        (None, Some(role)) => Some((&role.spec.account_id, role.spec.iam_name())),
         (None, None) => None,
     };
-    let Some((account, iam_role)) = principal else {
+    let Some((account, iam)) = principal else {
         return Finding::skipped(TENANCY, "needs the role");
     };
     let request = |labels| tenancy::Request {
         namespace: sync.metadata.namespace.as_deref().unwrap_or_default(),
         labels,
         account,
-        iam_role,
+        iam,
         identity: Some(identity_kind(sync)),
         beyond: tenancy::Beyond::default(),
     };

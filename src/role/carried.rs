@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{desired::Desired, observe::Observed};
 use crate::{
-    crd::VaultAwsBackend,
+    crd::{AuthType, VaultAwsBackend},
     fault::Fault,
     lock::lock,
     vault::{Caller, Error, aws_auth, identity, policies, tokens},
@@ -76,7 +76,7 @@ enum What {
 enum Kept {
     Policy(Held),
     /// `iam_alias` of the mount; `None` if it may not be read.
-    Alias(Option<String>),
+    Alias(Option<(String, String)>),
     /// The policies of the operator's own token, as far as it may look itself up.
     Operator(Vec<String>),
 }
@@ -157,12 +157,19 @@ impl Reader<'_> {
         let mount = &desired.names.mount;
         let read = async || {
             let config = aws_auth::read_identity_config(self.vault, mount).await;
-            Ok(Kept::Alias(refused_is_none(config)?.map(|config| config.iam_alias)))
+            Ok(Kept::Alias(
+                refused_is_none(config)?.map(|config| (config.iam_alias, config.ec2_alias)),
+            ))
         };
-        let Kept::Alias(Some(alias)) = self.kept(What::Alias(mount.clone()), read).await? else {
+        let Kept::Alias(Some((iam, ec2))) = self.kept(What::Alias(mount.clone()), read).await?
+        else {
             return Ok(None);
         };
-        let Some(aliases) = aliases(&alias, desired, observed) else { return Ok(None) };
+        let alias = match desired.auth_type {
+            AuthType::Iam => &iam,
+            AuthType::Ec2 => &ec2,
+        };
+        let Some(aliases) = aliases(alias, desired, observed) else { return Ok(None) };
         let mut names = Vec::new();
         for alias in aliases {
             let found = identity::entity_of_alias(self.vault, accessor, &alias).await;
@@ -222,15 +229,18 @@ impl Reader<'_> {
 /// Under which names Vault knows the entity of the role's logins; `None` if that depends on the session.
 fn aliases(alias: &str, desired: &Desired, observed: &Observed) -> Option<Vec<String>> {
     let role = observed.role.as_ref();
+    // Of those whom a wildcard lets in nobody knows who they are.
+    let has_prefix = desired.principals.iter().any(|arn| arn.ends_with('*'));
     match alias {
         // A role that is not there yet gets an ID that nobody has.
         "role_id" | "" => Some(role.map(|role| role.role_id.clone()).into_iter().collect()),
+        "unique_id" | "canonical_arn" if has_prefix => None,
         "unique_id" => {
             let ids = role.map(|role| role.bound_iam_principal_id.clone()).unwrap_or_default();
             (desired.unique_ids && !ids.is_empty()).then_some(ids)
         }
         // Without unique IDs the bound ARN is the one that a session shows.
-        "canonical_arn" => (!desired.unique_ids).then(|| vec![desired.principal.clone()]),
+        "canonical_arn" => (!desired.unique_ids).then(|| desired.principals.clone()),
         _ => None,
     }
 }
@@ -285,6 +295,17 @@ mod tests {
         let arn = "arn:aws:iam::111122223333:role/web".to_owned();
         assert_eq!(names("canonical_arn", false, json!({})), Some(vec![arn]));
         assert_eq!(names("canonical_arn", true, json!({})), None);
+    }
+
+    #[test]
+    fn of_those_whom_a_wildcard_lets_in_nobody_knows_the_entity() {
+        let mut desired = desired(json!({}), json!({}));
+        desired.principals.push("arn:aws:iam::111122223333:role/api-*".into());
+        let observed = Observed { role: Some(role(json!({}))), policy: None };
+        for alias in ["canonical_arn", "unique_id"] {
+            assert_eq!(aliases(alias, &desired, &observed), None);
+        }
+        assert!(aliases("role_id", &desired, &observed).is_some());
     }
 
     #[test]

@@ -6,14 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use kube::ResourceExt;
 
 use super::{
+    ec2::{self, Instances},
     isolation::Extra,
     policy::{self, Marker},
+    principal::{self, Principal},
+    token::{self, Token},
     verify::{Proof, Verify},
 };
 use crate::{
+    controller::condition,
     crd::{
-        IdentityKind, Isolation, PathRule, RoleReason, TenancyRule, VaultAwsBackend,
-        VaultAwsBackendSpec, VaultAwsRole,
+        Adopt, AuthType, Drift, IdentityKind, Isolation, PathRule, REBIND_ANNOTATION, RoleReason,
+        TenancyRule, VaultAwsBackend, VaultAwsBackendSpec, VaultAwsRole,
     },
     naming::{self, IamRole, PolicyName, RoleName, Subject, server_id},
     tenancy,
@@ -32,7 +36,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// What the backend's templates make of the resource.
+    /// What the backend's templates make of the resource, or the name that it gives itself.
     ///
     /// # Errors
     /// [`naming::Fault`] where that is no name in Vault.
@@ -40,7 +44,7 @@ impl Names {
         resource: &VaultAwsRole,
         backend: &VaultAwsBackendSpec,
     ) -> Result<Self, naming::Fault> {
-        Self::of(&iam_role(resource)?, resource, backend)
+        Self::of(&IamRole::of(&resource.spec)?, resource, backend)
     }
 
     /// What a former pass wrote; `None` if none wrote anything.
@@ -60,7 +64,10 @@ impl Names {
     ) -> Result<Self, naming::Fault> {
         let (namespace, name) = (resource.namespace().unwrap_or_default(), resource.name_any());
         let subject = Subject { iam_role, namespace: &namespace, name: &name };
-        let role = RoleName::derive(&backend.naming, subject)?;
+        let role = match &resource.spec.vault_name {
+            Some(given) => RoleName::given(given)?,
+            None => RoleName::derive(&backend.naming, subject)?,
+        };
         let policy = PolicyName::derive(&backend.naming, subject, &role)?;
         Ok(Self {
             mount: backend.auth.mount.clone(),
@@ -83,7 +90,7 @@ impl Names {
     }
 }
 
-/// A role of auth type `iam` and its policy, as they should stand in Vault.
+/// A role and its policy, as they should stand in Vault.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Desired {
     /// Where.
@@ -94,23 +101,32 @@ pub struct Desired {
     pub policy: String,
     /// The paths that the policy opens.
     pub paths: Vec<String>,
-    /// The one bound ARN: with the IAM path if Vault resolves unique IDs, else without, because Vault
-    /// then compares with the ARN of a session, which has lost the path.
-    pub principal: String,
-    /// Whether Vault binds to the unique ID of the IAM role.
+    /// How clients log in.
+    pub auth_type: AuthType,
+    /// The bound ARNs, as Vault needs them; none for `ec2`.
+    pub principals: Vec<String>,
+    /// Whether Vault binds to the unique IDs of the IAM principals.
     pub unique_ids: bool,
     /// Names of the policies that the role carries besides its own, as Vault folds them, sorted.
     pub additional_policies: Vec<String>,
     /// Whether its tokens come without `default`.
     pub no_default_policy: bool,
-    /// The longest life of its tokens in seconds, where the tenancy rule sets one.
-    pub max_ttl: Option<u64>,
     /// Within what its logins have to stay.
     pub bounds: Bounds,
     /// How the login is tried, if it is.
     pub verify: Option<Verify>,
-    /// What a client types to log in.
-    pub login: String,
+    /// What the instance must be like.
+    pub instances: Instances,
+    /// What the tokens are like.
+    pub token: Token,
+    /// Whether Vault is to look the principals up again, as somebody asked.
+    pub rebind: bool,
+    /// How far what is not ours may be taken over.
+    pub adopt: Adopt,
+    /// What is done about differences.
+    pub drift: Drift,
+    /// What a client types to log in; `None` where Vault's own command cannot.
+    pub login: Option<String>,
 }
 
 /// Within what the logins of a role have to stay.
@@ -149,9 +165,27 @@ pub enum Refusal {
     /// The spec, or the names that the backend's templates make of it, cannot be.
     #[error(transparent)]
     Naming(#[from] naming::Fault),
+    /// One of the principals cannot be.
+    #[error("principals")]
+    Principal(#[from] principal::Fault),
+    /// The binds of instances cannot be.
+    #[error(transparent)]
+    Instances(#[from] ec2::Fault),
+    /// The tokens cannot be.
+    #[error(transparent)]
+    Token(#[from] token::Fault),
     /// No tenancy rule grants it.
     #[error(transparent)]
     Tenancy(#[from] tenancy::Denied),
+    /// The spec says so.
+    #[error("suspended by spec.suspend: nothing is asked of Vault, and what is there stays")]
+    Suspended,
+    /// What is asked for is safe only where Vault has none of the known defects.
+    #[error("{what} need a backend that is VersionSafe: an older Vault may let others in")]
+    VersionUnsafe {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// No policy of Vault could have this path, or none would mean what it says.
     #[error("policy.extraRules: `{path}` is no path of a policy")]
     ExtraPath {
@@ -173,8 +207,14 @@ impl Refusal {
             Self::Naming(naming::Fault::Reserved { .. }) | Self::OperatorRole { .. } => {
                 RoleReason::ReservedName
             }
-            Self::Naming(_) | Self::ExtraPath { .. } => RoleReason::InvalidSpec,
+            Self::Naming(_)
+            | Self::Principal(_)
+            | Self::Instances(_)
+            | Self::Token(_)
+            | Self::ExtraPath { .. } => RoleReason::InvalidSpec,
             Self::Tenancy(_) => RoleReason::TenancyDenied,
+            Self::Suspended => RoleReason::Suspended,
+            Self::VersionUnsafe { .. } => RoleReason::VersionUnsafe,
         }
     }
 }
@@ -191,10 +231,16 @@ impl Desired {
         labels: &BTreeMap<String, String>,
         cluster: &str,
     ) -> Result<Self, Refusal> {
-        let spec = &backend.spec;
-        let iam_role = iam_role(resource)?;
-        let additional_policies = additional_policies(&resource.spec.token.additional_policies)?;
-        let extra_rules = &resource.spec.policy.extra_rules;
+        if resource.spec.suspend {
+            return Err(Refusal::Suspended);
+        }
+        let (spec, wish) = (&backend.spec, &resource.spec);
+        let iam_role = IamRole::of(wish)?;
+        let principals = principal::principals(wish)?;
+        let instances = Instances::parse(wish)?;
+        let mut token = Token::parse(&wish.token)?;
+        let additional_policies = additional_policies(&wish.token.additional_policies)?;
+        let extra_rules = &wish.policy.extra_rules;
         if let Some(extra) = extra_rules.iter().find(|extra| !is_path(&extra.path)) {
             return Err(Refusal::ExtraPath { path: extra.path.clone() });
         }
@@ -204,15 +250,24 @@ impl Desired {
                 namespace: &resource.namespace().unwrap_or_default(),
                 labels,
                 account: &iam_role.account,
-                iam_role: &iam_role.name,
+                iam: (iam_role.kind, &iam_role.name),
                 identity: identity(resource),
                 beyond: tenancy::Beyond {
+                    principals: &principals.iter().map(Principal::names).collect::<Vec<_>>(),
+                    auth_type: wish.auth_type,
+                    inference: wish.inference.is_some(),
+                    vault_name: wish.vault_name.as_deref(),
+                    adopt: wish.adopt,
                     policies: &additional_policies,
                     extra_rules,
-                    token_times: &[],
+                    token_times: &token::times(&wish.token),
                 },
             },
         )?;
+        let has_prefix = principals.iter().any(|one| matches!(one, Principal::Prefix { .. }));
+        if has_prefix && !is_version_safe(backend) {
+            return Err(Refusal::VersionUnsafe { what: "wildcards in principals" });
+        }
         let names = Names::of(&iam_role, resource, spec)?;
         let own_login = spec.operator_login.service_account.as_ref();
         if own_login.is_some_and(|own| {
@@ -221,31 +276,66 @@ impl Desired {
             return Err(Refusal::OperatorRole { role: names.role });
         }
         let owner = names.marker(resource, cluster);
-        let settings = &resource.spec.policy;
-        let mut rules = policy::rules(&spec.certificates, &iam_role, settings.certificates);
+        let mut rules = policy::rules(&spec.certificates, &iam_role, wish.policy.certificates);
         policy::add(&mut rules, extra_rules);
+        if let Some(longest) = rule.max_token_ttl {
+            token.live_at_most(longest);
+        }
+        let bounds = Bounds::new(spec, rule, &iam_role);
+        let verify =
+            identity(resource).map(|kind| verify(kind, &iam_role, resource, spec, cluster));
+        let is_iam = wish.auth_type == AuthType::Iam;
         let unique_ids =
-            resource.spec.resolve_aws_unique_ids.unwrap_or(spec.auth.resolve_aws_unique_ids);
+            is_iam && wish.resolve_aws_unique_ids.unwrap_or(spec.auth.resolve_aws_unique_ids);
+        let mut bound: Vec<String> = match principals.as_slice() {
+            _ if !is_iam => Vec::new(),
+            [] => vec![Principal::One(iam_role).bound(unique_ids)],
+            given => given.iter().map(|one| one.bound(unique_ids)).collect(),
+        };
+        bound.sort_unstable();
+        bound.dedup();
         Ok(Self {
             policy: policy::text(&owner, &rules),
             paths: rules.into_iter().map(|rule| rule.path).collect(),
-            principal: if unique_ids { iam_role.arn() } else { iam_role.pathless_arn() },
+            auth_type: wish.auth_type,
+            principals: bound,
             unique_ids,
+            instances,
+            token,
             additional_policies,
-            no_default_policy: resource.spec.token.no_default_policy,
-            max_ttl: rule.max_token_ttl.map(|longest| longest.duration().as_secs()),
-            bounds: Bounds::new(spec, rule, &iam_role),
-            verify: identity(resource).map(|kind| verify(kind, &iam_role, resource, spec, cluster)),
-            login: login(spec, &names),
+            no_default_policy: wish.token.no_default_policy,
+            bounds,
+            verify,
+            rebind: unique_ids && rebind_is_due(resource),
+            adopt: wish.adopt,
+            drift: wish.drift,
+            login: is_iam.then(|| login(spec, &names)),
             names,
             owner,
         })
     }
 }
 
-fn iam_role(resource: &VaultAwsRole) -> Result<IamRole, naming::Fault> {
-    let spec = &resource.spec;
-    IamRole::parse(spec.partition, &spec.account_id, &spec.iam_role, &spec.iam_role_path)
+/// The value of the annotation that asks for the principals to be looked up again.
+pub fn rebind(resource: &VaultAwsRole) -> Option<&String> {
+    resource.annotations().get(REBIND_ANNOTATION)
+}
+
+/// Whether it is another value than the one that was acted on. Before the role was first written
+/// there is nothing to bind again, and a value that is there from the start is none that somebody sets
+/// to ask for it.
+fn rebind_is_due(resource: &VaultAwsRole) -> bool {
+    let Some(status) = resource.status.as_ref().filter(|status| status.vault_role.is_some()) else {
+        return false;
+    };
+    rebind(resource).is_some_and(|value| Some(value) != status.last_handled_rebind.as_ref())
+}
+
+fn is_version_safe(backend: &VaultAwsBackend) -> bool {
+    let status = backend.status.as_ref();
+    status
+        .and_then(|status| condition::find(&status.conditions, "VersionSafe"))
+        .is_some_and(|condition| condition.status == "True")
 }
 
 impl Desired {
@@ -400,7 +490,7 @@ pub(super) mod tests {
             desired.names,
             Names { mount: "aws".into(), role: "web".into(), policy: "vaultaws-web-policy".into() }
         );
-        assert_eq!(desired.principal, "arn:aws:iam::111122223333:role/web");
+        assert_eq!(desired.principals, ["arn:aws:iam::111122223333:role/web"]);
         assert_eq!(
             desired.paths,
             [
@@ -418,6 +508,7 @@ pub(super) mod tests {
     /// A tenancy rule that grants this besides.
     fn granting(more: Value) -> Value {
         let mut rule = serde_json::to_value(&backend(json!({})).spec.tenancy[0]).unwrap();
+        rule["iamUsers"] = json!(["ada"]);
         merge(&mut rule, more);
         json!({"tenancy": [rule]})
     }
@@ -488,7 +579,7 @@ pub(super) mod tests {
     fn the_bound_arn_has_a_path_only_with_unique_ids() {
         let arn = |unique: bool| {
             let role = json!({"iamRolePath": "/team/", "resolveAwsUniqueIds": unique});
-            desired(role, json!({})).principal
+            desired(role, json!({})).principals.concat()
         };
         assert_eq!(arn(false), "arn:aws:iam::111122223333:role/web");
         assert_eq!(arn(true), "arn:aws:iam::111122223333:role/team/web");
@@ -501,6 +592,117 @@ pub(super) mod tests {
         assert!(unique(json!({})));
         assert!(!unique(json!({"resolveAwsUniqueIds": false})));
         assert!(!desired(json!({}), json!({})).unique_ids);
+    }
+
+    fn arn(rest: &str) -> String {
+        format!("arn:aws:iam::111122223333:{rest}")
+    }
+
+    #[test]
+    fn a_user_is_bound_as_a_user_and_named_as_a_role_would_be() {
+        let user = json!({"iamRole": null, "iamUser": "ada"});
+        let desired = desired(user, granting(json!({})));
+        assert_eq!(desired.principals, [arn("user/ada")]);
+        assert_eq!(desired.names.role, "ada");
+        assert_eq!(desired.paths[0], "secret/data/certs/111122223333/ada/*");
+    }
+
+    #[test]
+    fn principals_take_the_place_of_the_one_that_is_derived() {
+        let all =
+            json!({"principals": [arn("user/ada"), arn("role/team/api-1"), arn("role/api-1")]});
+        let desired = desired(all, granting(json!({})));
+        assert_eq!(desired.principals, [arn("role/api-1"), arn("user/ada")]);
+        assert_eq!(desired.paths[0], "secret/data/certs/111122223333/web/*");
+        let one = json!({"principals": [arn("role/db")]});
+        assert_eq!(
+            refusal(one, granting(json!({}))),
+            (
+                RoleReason::TenancyDenied,
+                "tenancy rule `team-a` does not grant IAM role `db`".into()
+            )
+        );
+        let foreign = json!({"principals": ["arn:aws:iam::444455556666:role/web"]});
+        assert_eq!(refusal(foreign, granting(json!({}))).0, RoleReason::InvalidSpec);
+    }
+
+    #[test]
+    fn wildcards_wait_until_the_backend_is_known_to_be_safe() {
+        let spec = json!({"principals": [arn("role/api-*")]});
+        let rule = granting(json!({"allowWildcardPrincipals": true}));
+        let judged = |condition: Option<&str>| {
+            let mut backend = backend(rule.clone());
+            if let Some(status) = condition {
+                let conditions = json!([{
+                    "type": "VersionSafe", "status": status, "reason": "x", "message": "",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z",
+                }]);
+                backend.status = Some(
+                    serde_json::from_value(
+                        json!({"observedGeneration": 1, "conditions": conditions}),
+                    )
+                    .unwrap(),
+                );
+            }
+            Desired::parse(&role("web", spec.clone()), &backend, &BTreeMap::new(), "prod-1")
+        };
+        for unsafe_one in [None, Some("False"), Some("Unknown")] {
+            let refusal = judged(unsafe_one).unwrap_err();
+            assert_eq!(refusal.reason(), RoleReason::VersionUnsafe, "{unsafe_one:?}");
+        }
+        assert_eq!(judged(Some("True")).unwrap().principals, [arn("role/api-*")]);
+    }
+
+    #[test]
+    fn an_instance_is_bound_without_principals_and_without_a_login_to_type() {
+        let spec = json!({"authType": "ec2", "ec2": {"amiIds": ["ami-1"]}});
+        let rule = granting(json!({"authTypes": ["iam", "ec2"]}));
+        let mut backend = rule.clone();
+        backend["auth"] = json!({"resolveAwsUniqueIds": true});
+        let desired = desired(spec.clone(), backend);
+        assert_eq!(desired.principals, [""; 0]);
+        assert!(!desired.unique_ids);
+        assert_eq!(desired.login, None);
+        let denied = refusal(spec, granting(json!({})));
+        assert_eq!(denied.0, RoleReason::TenancyDenied);
+        assert_eq!(denied.1, "tenancy rule `team-a` does not grant authType ec2");
+    }
+
+    #[test]
+    fn a_name_of_its_own_is_taken_for_the_role_and_the_policy() {
+        let spec = json!({"vaultName": "Legacy"});
+        let names = desired(spec.clone(), granting(json!({"names": ["legacy"]}))).names;
+        assert_eq!(names.role, "legacy");
+        assert_eq!(names.policy, "vaultaws-legacy-policy");
+        assert_eq!(refusal(spec, granting(json!({}))).0, RoleReason::TenancyDenied);
+        let reserved = json!({"vaultName": "Default"});
+        let refused = refusal(reserved, granting(json!({"names": ["*"]})));
+        assert_eq!(refused.0, RoleReason::ReservedName);
+    }
+
+    #[test]
+    fn a_suspended_role_is_not_even_judged() {
+        let spec = json!({"suspend": true, "accountId": "1"});
+        assert_eq!(refusal(spec, json!({"tenancy": []})).0, RoleReason::Suspended);
+    }
+
+    #[test]
+    fn rebind_fires_once_for_a_value_that_came_after_the_first_write() {
+        let due = |annotation: Option<&str>, status: Value| {
+            let mut role = role("web", json!({"resolveAwsUniqueIds": true}));
+            if let Some(value) = annotation {
+                role.annotations_mut().insert(REBIND_ANNOTATION.into(), value.into());
+            }
+            role.status = serde_json::from_value(status).unwrap();
+            Desired::parse(&role, &backend(json!({})), &BTreeMap::new(), "c").unwrap().rebind
+        };
+        let written = |handled: Value| json!({"observedGeneration": 1, "vaultRole": "web", "lastHandledRebind": handled});
+        assert!(!due(Some("1"), Value::Null));
+        assert!(!due(Some("1"), json!({"observedGeneration": 1})));
+        assert!(!due(Some("1"), written(json!("1"))));
+        assert!(!due(None, written(json!("1"))));
+        assert!(due(Some("1"), written(Value::Null)));
+        assert!(due(Some("2"), written(json!("1"))));
     }
 
     #[test]
@@ -543,8 +745,8 @@ pub(super) mod tests {
     #[test]
     fn the_login_command_names_only_what_its_defaults_get_wrong() {
         assert_eq!(
-            desired(json!({}), json!({})).login,
-            "vault login -method=aws role=web header_value=vault.example.com"
+            desired(json!({}), json!({})).login.as_deref(),
+            Some("vault login -method=aws role=web header_value=vault.example.com")
         );
         assert_eq!(
             desired(
@@ -555,9 +757,12 @@ pub(super) mod tests {
                     "aws": {"region": "eu-west-1"},
                 })
             )
-            .login,
-            "vault login -method=aws -namespace=admin -path=teams/aws role=web \
-             header_value=vault.internal region=eu-west-1"
+            .login
+            .as_deref(),
+            Some(
+                "vault login -method=aws -namespace=admin -path=teams/aws role=web \
+                 header_value=vault.internal region=eu-west-1"
+            )
         );
     }
 

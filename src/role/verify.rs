@@ -100,7 +100,7 @@ impl Error {
                 ) => RoleReason::AwsCredentialsRefused,
                 Some(_) => RoleReason::LoginDenied,
                 None if error.is_denied() => RoleReason::LoginDenied,
-                None => super::documented(error.reason()),
+                None => super::error::documented(error.reason()),
             },
             Self::Mismatch(_) => RoleReason::SessionRefused,
         }

@@ -49,10 +49,13 @@ mod manifest;
 mod order;
 mod outages;
 mod ownership;
+mod principals;
 mod refusals;
+mod role_fields;
 mod sessions;
 mod sources;
 mod stage;
+mod takeover;
 mod targets;
 mod trial;
 mod validation;
@@ -74,6 +77,9 @@ fn tests() -> Vec<Test> {
         order::tests(),
         accounts::tests(),
         ownership::tests(),
+        role_fields::tests(),
+        principals::tests(),
+        takeover::tests(),
         delivery::tests(),
         sources::tests(),
         validation::tests(),
