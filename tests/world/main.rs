@@ -39,12 +39,14 @@ mod delivery;
 mod doctor;
 mod election;
 mod entries;
+mod faults;
 mod hostile_specs;
 mod identities;
 mod isolation;
 mod leaks;
 mod login;
 mod main_line;
+mod managed;
 mod manifest;
 mod order;
 mod outages;
@@ -74,6 +76,7 @@ use crate::{
 fn tests() -> Vec<Test> {
     [
         main_line::tests(),
+        managed::tests(),
         order::tests(),
         accounts::tests(),
         ownership::tests(),
@@ -91,6 +94,7 @@ fn tests() -> Vec<Test> {
         isolation::tests(),
         hostile_specs::tests(),
         entries::tests(),
+        faults::tests(),
         refusals::tests(),
         credential_process::tests(),
         login::tests(),
