@@ -275,7 +275,7 @@ impl Roles {
         let last = Verdict::kept(LOGIN_VERIFIED, conditions(role), RoleReason::word);
         let same = status.map(|status| status.observed_generation) == role.metadata.generation
             && status.is_some_and(|status| status.role_id == outcome.status.role_id)
-            && plan.steps.is_empty();
+            && (plan.steps.is_empty() || desired.drift == Drift::Report);
         let good = last.as_ref().is_some_and(|last| last.holds == Some(true));
         if (same && good) || outcome.progress != Progress::Done {
             outcome.verdicts.extend(last);

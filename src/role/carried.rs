@@ -6,7 +6,7 @@
 //! read it once.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -14,9 +14,9 @@ use std::{
 use kube::ResourceExt;
 use tokio::time::Instant;
 
-use super::{desired::Desired, observe::Observed};
+use super::{desired::Desired, observe::Observed, plan::folded};
 use crate::{
-    crd::{AuthType, VaultAwsBackend},
+    crd::{AuthType, Drift, VaultAwsBackend},
     fault::Fault,
     lock::lock,
     vault::{Caller, Error, aws_auth, identity, policies, tokens},
@@ -32,6 +32,9 @@ const MAX_GROUPS: usize = 64;
 /// What a login carries besides the role's own policy.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Carried {
+    /// The role's own policy, where it is judged as it stands because nothing will be written; else it
+    /// is judged as it is about to be written.
+    pub own: Option<Held>,
     /// Other policies by name, as Vault folds it, those of `identity` included.
     pub policies: BTreeMap<String, Held>,
     /// Names of those that come from the entity and its groups; `None` if nobody knows.
@@ -106,24 +109,38 @@ impl Shelf {
 }
 
 impl Reader<'_> {
-    /// What the logins of a role will carry when it is as desired.
+    /// What the logins of a role will carry when it is as desired; where differences are only told,
+    /// what they carry as it stands.
     ///
     /// # Errors
     /// What Vault said, if it was anything but "there is none" or "not for you".
     pub async fn carried(&self, desired: &Desired, observed: &Observed) -> Result<Carried, Error> {
         let identity = self.identity(desired, observed).await?;
-        let mut names: BTreeSet<String> = desired.token_policies().into_iter().collect();
-        if !desired.no_default_policy {
+        let standing = observed.role.as_ref().filter(|_| desired.drift == Drift::Report);
+        let (mut names, without_default) = match standing {
+            None => (desired.token_policies().into_iter().collect(), desired.no_default_policy),
+            Some(role) => {
+                let names = role.token_policies.iter().chain(&role.policies);
+                (folded(names), role.token_no_default_policy)
+            }
+        };
+        if !without_default {
             names.insert("default".to_owned());
         }
         names.extend(identity.iter().flatten().cloned());
-        names.remove(&desired.names.policy);
+        // One that the role does not name opens nothing.
+        let is_named = names.remove(&desired.names.policy);
+        let own = standing.map(|_| match &observed.policy {
+            Some(text) if is_named => Held::Text(text.as_str().into()),
+            None if is_named => Held::Missing,
+            _ => Held::Text("".into()),
+        });
         let mut policies = BTreeMap::new();
         for name in names {
             let held = self.policy(&name).await?;
             policies.insert(name, held);
         }
-        Ok(Carried { policies, identity })
+        Ok(Carried { own, policies, identity })
     }
 
     /// A policy of the operator's own token among those that a role asks for: it would hand on what the
@@ -185,11 +202,7 @@ impl Reader<'_> {
                 names.extend(found.unwrap_or_default());
             }
         }
-        let mut folded: Vec<String> =
-            names.into_iter().map(|name| name.trim().to_ascii_lowercase()).collect();
-        folded.sort();
-        folded.dedup();
-        Ok(Some(folded))
+        Ok(Some(folded(&names).into_iter().collect()))
     }
 
     async fn policy(&self, name: &str) -> Result<Held, Error> {

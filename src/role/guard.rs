@@ -18,7 +18,7 @@ use crate::{
         condition::{self, shorten},
         pass::{Note, Progress, Verdict},
     },
-    crd::RoleReason,
+    crd::{Drift, RoleReason},
     vault::aws_auth::Role,
 };
 
@@ -35,18 +35,13 @@ pub struct Judged {
     own: bool,
 }
 
-/// Judges the policies of a login: the role's own as it is about to be written, the others as they are.
+/// Judges the policies of a login: the role's own as it is about to be written, or stays, and the others
+/// as they are.
 pub fn judge(desired: &Desired, carried: &Carried) -> Judged {
     let bounds = &desired.bounds;
-    let own = InForce { name: &desired.names.policy, text: Text::Known(&desired.policy) };
-    let others = carried.policies.iter().map(|(name, held)| InForce {
-        name,
-        text: match held {
-            Held::Text(text) => Text::Known(text),
-            Held::Missing => Text::Missing,
-            Held::Unreadable => Text::Unreadable,
-        },
-    });
+    let own = carried.own.as_ref().map_or(Text::Known(&desired.policy), text);
+    let own = InForce { name: &desired.names.policy, text: own };
+    let others = carried.policies.iter().map(|(name, held)| InForce { name, text: text(held) });
     let all: Vec<InForce<'_>> = [own].into_iter().chain(others).collect();
     let question = Question {
         mount: &bounds.mount,
@@ -72,10 +67,18 @@ pub fn judge(desired: &Desired, carried: &Carried) -> Judged {
     }
 }
 
+fn text(held: &Held) -> Text<'_> {
+    match held {
+        Held::Text(text) => Text::Known(text),
+        Held::Missing => Text::Missing,
+        Held::Unreadable => Text::Unreadable,
+    }
+}
+
 impl Judged {
     /// How far the pass came, if it may not write: `None` if it may.
     pub fn holds(&self, desired: &Desired, observed: &Observed, plan: &Plan) -> Option<Progress> {
-        let broken = self.verdict.isolated() == Some(false);
+        let broken = self.verdict.isolated() == Some(false) && desired.drift == Drift::Correct;
         if !desired.bounds.enforced || plan.steps.is_empty() || !broken {
             return None;
         }
@@ -187,6 +190,22 @@ mod tests {
         json!([rule])
     }
 
+    #[test]
+    fn where_differences_are_only_told_what_stands_is_judged() {
+        let desired = desired(json!({"drift": "Report"}), json!({}));
+        let standing = |own: Held| {
+            let carried =
+                Carried { own: Some(own), identity: Some(Vec::new()), ..Carried::default() };
+            let observed = Observed { role: Some(role(json!({}))), policy: Some("wide".into()) };
+            let judged = judge(&desired, &carried);
+            assert_eq!(judged.holds(&desired, &observed, &plan(&desired, &observed)), None);
+            judged.condition().reason
+        };
+        assert_eq!(standing(reading("secret/*")), "NotIsolated");
+        assert_eq!(standing(Held::Missing), "DanglingPolicy");
+        assert_eq!(standing(Held::Text("".into())), "Isolated");
+    }
+
     /// A role that names `team-read`, which has this text.
     fn additional(text: Held, isolation: &str) -> (Desired, Carried) {
         let desired = desired(
@@ -197,10 +216,10 @@ mod tests {
             }),
         );
         let policies = BTreeMap::from([("team-read".to_owned(), text)]);
-        (desired, Carried { policies, identity: Some(Vec::new()) })
+        (desired, Carried { policies, own: None, identity: Some(Vec::new()) })
     }
 
-    fn text(path: &str) -> Held {
+    fn reading(path: &str) -> Held {
         Held::Text(format!("path \"{path}\" {{ capabilities = [\"read\"] }}").into())
     }
 
@@ -263,15 +282,15 @@ mod tests {
                 "extraRules": [{"path": "sys/leases/count", "capabilities": ["read"]}],
             }))}),
         );
-        let policies = BTreeMap::from([("ops".to_owned(), text("sys/leases/count"))]);
-        let carried = Carried { policies, identity: Some(Vec::new()) };
+        let policies = BTreeMap::from([("ops".to_owned(), reading("sys/leases/count"))]);
+        let carried = Carried { policies, own: None, identity: Some(Vec::new()) };
         assert_eq!(judge(&desired, &carried).condition().reason, "Isolated");
     }
 
     #[test]
     fn what_others_wrote_keeps_a_role_from_being_opened_to_it() {
         for (held, reason) in [
-            (text("secret/*"), "NotIsolated"),
+            (reading("secret/*"), "NotIsolated"),
             (Held::Missing, "DanglingPolicy"),
             (Held::Text("path \"x\" { policy = \"sudo\" }".into()), "SudoGranted"),
         ] {
@@ -286,7 +305,7 @@ mod tests {
     #[test]
     fn a_role_that_carries_it_already_is_put_back_as_declared() {
         let with = json!({"token_policies": ["vaultaws-web-policy", "TEAM-READ", "admin"]});
-        let (desired, carried) = additional(text("secret/*"), "Enforce");
+        let (desired, carried) = additional(reading("secret/*"), "Enforce");
         assert_eq!(holds(&desired, &carried, Some(with)), None);
     }
 
@@ -294,13 +313,13 @@ mod tests {
     fn what_default_and_identities_add_comes_to_a_role_that_is_there() {
         let desired = desired(json!({}), json!({}));
         for name in ["default", "of-the-entity"] {
-            let policies = BTreeMap::from([(name.to_owned(), text("secret/*"))]);
-            let carried = Carried { policies, identity: Some(Vec::new()) };
+            let policies = BTreeMap::from([(name.to_owned(), reading("secret/*"))]);
+            let carried = Carried { policies, own: None, identity: Some(Vec::new()) };
             assert_eq!(holds(&desired, &carried, None), Some(Progress::Waiting), "{name}");
             assert_eq!(holds(&desired, &carried, Some(json!({}))), None, "{name}");
         }
-        let policies = BTreeMap::from([("default".to_owned(), text("secret/*"))]);
-        let carried = Carried { policies, identity: Some(Vec::new()) };
+        let policies = BTreeMap::from([("default".to_owned(), reading("secret/*"))]);
+        let carried = Carried { policies, own: None, identity: Some(Vec::new()) };
         let without = json!({"token_no_default_policy": true});
         assert_eq!(holds(&desired, &carried, Some(without)), Some(Progress::Waiting));
     }

@@ -184,7 +184,7 @@ impl Change {
 }
 
 /// Names of policies as Vault folds them when a token is made.
-fn folded<'a>(names: impl IntoIterator<Item = &'a String>) -> BTreeSet<String> {
+pub(super) fn folded<'a>(names: impl IntoIterator<Item = &'a String>) -> BTreeSet<String> {
     names.into_iter().map(|name| name.trim().to_ascii_lowercase()).collect()
 }
 
