@@ -244,6 +244,10 @@ async fn source(
     if plan::is_current(before, version, &text(current.created_time), held) {
         return Ok(Source::Unchanged);
     }
+    // No key leaves Vault for a Secret that cannot be written.
+    if matches!(held, Held::Foreign | Held::Unreadable) {
+        return Ok(Source::NotRead);
+    }
     let answer = match kv::data(vault, &desired.kv_mount, &path, pinned).await {
         Ok(answer) => answer,
         Err(error) if error.is_denied() => return Ok(Source::Forbidden),
