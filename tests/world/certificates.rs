@@ -9,9 +9,9 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512,
-    PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
+    PKCS_ECDSA_P521_SHA512, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize, SerialNumber, date_time_ymd,
 };
 
 use crate::leaks;
@@ -87,6 +87,18 @@ impl Authority {
     pub(crate) fn intermediate(&self, name: &str) -> Self {
         let key = key(Kind::P256);
         let params = ca_params(name);
+        let certificate = params.signed_by(&key, &self.issuer).expect("an intermediate");
+        let chain = std::iter::once(certificate.pem()).chain(self.chain.iter().cloned()).collect();
+        Self { chain, issuer: Issuer::new(params, key) }
+    }
+
+    /// The same with a certificate almost as large as one may be.
+    pub(crate) fn large_intermediate(&self, name: &str) -> Self {
+        let key = key(Kind::P256);
+        let mut params = ca_params(name);
+        // Of an arc for examples; nobody has to understand it.
+        let ballast = CustomExtension::from_oid_content(&[2, 999, 1], vec![0x04; 26_000]);
+        params.custom_extensions.push(ballast);
         let certificate = params.signed_by(&key, &self.issuer).expect("an intermediate");
         let chain = std::iter::once(certificate.pem()).chain(self.chain.iter().cloned()).collect();
         Self { chain, issuer: Issuer::new(params, key) }

@@ -36,6 +36,7 @@ mod certificates;
 mod credential_process;
 mod deletion;
 mod delivery;
+mod dice;
 mod doctor;
 mod entries;
 mod identities;
@@ -43,11 +44,14 @@ mod leaks;
 mod login;
 mod main_line;
 mod manifest;
+mod metrics;
 mod order;
 mod outages;
 mod ownership;
 mod refusals;
+mod rotation;
 mod sessions;
+mod skew;
 mod sources;
 mod stage;
 mod targets;
@@ -75,6 +79,7 @@ fn tests() -> Vec<Test> {
         sources::tests(),
         validation::tests(),
         targets::tests(),
+        skew::tests(),
         deletion::tests(),
         identities::tests(),
         sessions::tests(),
@@ -92,6 +97,8 @@ fn tests() -> Vec<Test> {
 fn outage_tests() -> Vec<Test> {
     [
         outages::tests(),
+        rotation::outage_tests(),
+        metrics::outage_tests(),
         deletion::outage_tests(),
         identities::outage_tests(),
         sessions::outage_tests(),
