@@ -1,5 +1,5 @@
-//! Accounts for which AWS asked for fewer requests, and endpoints that do not answer: they are left
-//! alone for a while, each by itself.
+//! Accounts for which AWS asked for fewer requests, or for which an endpoint does not answer: they are
+//! left alone for a while, each by itself.
 //!
 //! A throttled account has many identities, and each of them trying again in its own time would keep
 //! it throttled. So the account waits as a whole, and when its time is over one of its identities

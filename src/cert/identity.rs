@@ -255,7 +255,7 @@ pub struct Identities {
     pub sessions: Sessions<Key, Error>,
     /// The accounts that AWS throttles.
     pub throttles: Throttles,
-    /// The STS endpoints that do not answer.
+    /// The accounts for which an STS endpoint does not answer.
     pub outages: Throttles<aws::Error>,
 }
 
@@ -357,18 +357,23 @@ impl Identities {
         self.throttles
             .admits(account, Instant::now())
             .map_err(|()| refuse(aws::Error::Throttled))?;
-        let endpoint = match &desired.identity {
-            Identity::AssumeRole { .. } | Identity::ServiceAccount { .. } => {
-                Some(desired.sts_endpoint.as_ref().unwrap_or(&desired.region))
-            }
+        // By account and way too: what hinders one, such as an identity provider that does not answer,
+        // must not keep another waiting.
+        let way = match &desired.identity {
+            Identity::AssumeRole { .. } => Some("role"),
+            Identity::ServiceAccount { .. } => Some("token"),
             // STS is Vault's to ask.
             Identity::Secret { .. } | Identity::Ambient => None,
         };
-        if let Some(endpoint) = endpoint {
+        let endpoint = way.map(|way| {
+            let endpoint = desired.sts_endpoint.as_ref().unwrap_or(&desired.region);
+            format!("{endpoint} {account} {way}")
+        });
+        if let Some(endpoint) = &endpoint {
             self.outages.admits(endpoint, Instant::now()).map_err(refuse)?;
         }
         let outcome = self.prove(desired, place).await;
-        match (&outcome, endpoint) {
+        match (&outcome, &endpoint) {
             (Err(Error::Aws { source: source @ aws::Error::Unreachable { .. }, .. }), Some(to)) => {
                 self.outages.throttled(to, source.clone(), Instant::now());
             }

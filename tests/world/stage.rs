@@ -83,6 +83,7 @@ impl Stage {
         }
         self.lab.vault_unseal().await?;
         self.lab.sts().accept().await;
+        self.lab.sts().answer_normally();
         for operator in self.operators() {
             operator.start_again().await?;
             operator.ready(READY_LIMIT).await?;
