@@ -32,8 +32,8 @@ pub(crate) fn entry(bytes: &[u8]) {
     let _ = outcome(bytes);
 }
 
-/// The same, and whether it is delivered.
-pub(crate) fn outcome(bytes: &[u8]) -> Result<(), String> {
+/// The same, and what it gives.
+pub(crate) fn outcome(bytes: &[u8]) -> Result<Pair, String> {
     let (fields, overrides) = mutation::entry(&mut Tape::new(bytes));
     holds(&fields, &overrides).map_err(|refusal| refusal.to_string())
 }
@@ -83,13 +83,13 @@ pub(crate) fn json(bytes: &[u8]) {
 }
 
 /// Reads an entry as the syncer does, and panics unless what comes of it is as it has to be.
-fn holds(fields: &Map<String, Value>, overrides: &Overrides) -> Result<(), Refusal> {
+fn holds(fields: &Map<String, Value>, overrides: &Overrides) -> Result<Pair, Refusal> {
     let read = || entry::read(fields, overrides).and_then(|texts| pair::parse(&texts, &RULES));
     match read() {
         Ok(pair) => {
             fits(&pair);
             assert_eq!(read().as_ref(), Ok(&pair), "the same entry gives the same bytes");
-            Ok(())
+            Ok(pair)
         }
         Err(refusal) => {
             let said = refusal.to_string();

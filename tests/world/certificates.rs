@@ -254,6 +254,23 @@ pub(crate) fn sec1(issued: &Issued) -> String {
     text
 }
 
+/// A PKCS#8 key of the second version, with its public key (RFC 5958), in the first, which is the one that
+/// openssl reads; any other as it is.
+pub(crate) fn pkcs8(issued: &Issued) -> String {
+    let key = issued.key_der();
+    let (_, sequence, _) = element(&key);
+    let (_, version, rest) = element(sequence);
+    if version == [0] {
+        return issued.key.clone();
+    }
+    let (_, algorithm, rest) = element(rest);
+    let (_, inner, _) = element(rest);
+    let parts = [wrap(0x02, &[0]), wrap(0x30, algorithm), wrap(0x04, inner)].concat();
+    let text = pem("PRIVATE KEY", &wrap(0x30, &parts));
+    leaks::plant_pem("private key", &text);
+    text
+}
+
 /// Tag, content and what follows of the first DER element.
 fn element(der: &[u8]) -> (u8, &[u8], &[u8]) {
     let first = usize::from(der[1]);

@@ -18,7 +18,7 @@ use vault_aws_operator::crd::{CertificateStatus, VaultCertSyncStatus};
 
 use crate::{
     audit::Mark,
-    certificates::{Authority, DAY, Issued, Kind, der, pem, sec1, traditional},
+    certificates::{Authority, DAY, Issued, Kind, der, pem, pkcs8, sec1, traditional},
     leaks,
     targets::openssl,
     world::{ACCOUNT, PATIENCE, World, text},
@@ -506,9 +506,24 @@ async fn all_are_delivered(
         assert_eq!(text(&secret, "tls.crt"), certificate, "{name}");
         assert_eq!(text(&secret, "tls.key"), key, "{name}");
         assert_eq!(serves(&secret, root), Ok(()), "{name}");
+        openssl_reads(&secret, name);
         secrets.push(secret);
     }
     secrets
+}
+
+/// openssl finds in a Secret the chain that was delivered, and the key of its leaf.
+fn openssl_reads(secret: &Secret, name: &str) {
+    let blocks = |text: &str| -> Vec<String> {
+        let parts = text.split("-----BEGIN ").skip(1);
+        parts.map(|part| part.split("-----END ").next().unwrap_or_default().to_owned()).collect()
+    };
+    let (chain, key) = (text(secret, "tls.crt"), text(secret, "tls.key"));
+    let (read, _) = openssl(&["storeutl", "-certs", "/dev/stdin"], chain.as_bytes());
+    assert_eq!(blocks(&read), blocks(&chain), "{name}");
+    let (held, _) = openssl(&["x509", "-pubkey", "-noout"], chain.as_bytes());
+    let (public, _) = openssl(&["pkey", "-pubout"], key.as_bytes());
+    assert_eq!(held, public, "{name}");
 }
 
 /// What a server and its client make of a Secret: its key is that of its certificate, and who trusts
@@ -556,7 +571,8 @@ async fn every_kind_and_encoding_of_a_key_is_delivered(world: World) {
     let mut entries = Vec::new();
     let mut add = |name, issued: &Issued, key: &str| {
         let entry = json!({"tls.crt": issued.certificate, "tls.key": key});
-        entries.push((name, entry, issued.certificate.clone(), key.to_owned()));
+        let delivered = if key == issued.key { pkcs8(issued) } else { key.to_owned() };
+        entries.push((name, entry, issued.certificate.clone(), delivered));
     };
     for (name, issued) in
         [("rsa", &rsa), ("p256", &p256), ("p384", &p384), ("p521", &p521), ("ed25519", &ed25519)]

@@ -317,7 +317,7 @@ async fn without_sts_sessions_go_on_and_new_ones_wait(world: World) {
 async fn many_that_wait_for_sts_ask_it_seldom_and_have_it_soon_when_it_is_back(world: World) {
     // Each with an identity of its own, so that none can use what another one got.
     const WAITING: [&str; 8] = ["w1", "w2", "w3", "w4", "w5", "w6", "w7", "w8"];
-    const OUTAGE: Duration = Duration::from_secs(30);
+    const OUTAGE: Duration = Duration::from_secs(20);
     let authority = Authority::new("World CA");
     world.backend().apply().await;
     for name in WAITING {
