@@ -38,6 +38,7 @@ mod deletion;
 mod delivery;
 mod dice;
 mod doctor;
+mod election;
 mod entries;
 mod identities;
 mod leaks;
@@ -99,6 +100,7 @@ fn outage_tests() -> Vec<Test> {
         outages::tests(),
         rotation::outage_tests(),
         metrics::outage_tests(),
+        election::tests(),
         deletion::outage_tests(),
         identities::outage_tests(),
         sessions::outage_tests(),

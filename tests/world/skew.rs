@@ -1,14 +1,14 @@
 //! A clock that cannot be trusted: what is delivered stays, and nothing is judged by its time.
 
 use kube::ResourceExt as _;
-use vault_aws_lab::VaultFront;
+use vault_aws_lab::Front;
 
 use crate::{certificates::Authority, world::World};
 
 tests![while_the_clocks_differ_nothing_new_is_delivered_and_nothing_old_is_lost];
 
 async fn while_the_clocks_differ_nothing_new_is_delivered_and_nothing_old_is_lost(world: World) {
-    let front = VaultFront::start(&world.stage.lab).await.expect("a front of Vault");
+    let front = Front::before_vault(&world.stage.lab).await.expect("a front of Vault");
     let authority = Authority::new("World CA");
     let first = authority.issue("web.example.com");
     world.put_certificate("web", "tls", &first).await;

@@ -357,7 +357,7 @@ async fn forward(shared: &Shared, parts: &Parts, body: Bytes) -> Response<Full<B
 }
 
 /// The headers without those that speak of one connection only.
-pub(crate) fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let mut headers = headers.clone();
     for name in [CONNECTION, TRANSFER_ENCODING, CONTENT_LENGTH] {
         headers.remove(name);
