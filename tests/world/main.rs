@@ -40,6 +40,7 @@ mod dice;
 mod doctor;
 mod election;
 mod entries;
+mod faults;
 mod identities;
 mod leaks;
 mod login;
@@ -86,6 +87,7 @@ fn tests() -> Vec<Test> {
         sessions::tests(),
         acl::tests(),
         entries::tests(),
+        faults::tests(),
         refusals::tests(),
         credential_process::tests(),
         login::tests(),
