@@ -45,6 +45,7 @@ mod identities;
 mod leaks;
 mod login;
 mod main_line;
+mod managed;
 mod manifest;
 mod metrics;
 mod order;
@@ -74,6 +75,7 @@ use crate::{
 fn tests() -> Vec<Test> {
     [
         main_line::tests(),
+        managed::tests(),
         order::tests(),
         accounts::tests(),
         ownership::tests(),
