@@ -55,7 +55,7 @@ use crate::{
     },
     fault::{Fault, Retry, chain},
     lock::lock,
-    telemetry::{CertificateReading, Metrics},
+    telemetry::{CERTIFICATE, CertificateReading, Metrics},
     vault::Caller,
 };
 
@@ -347,6 +347,9 @@ impl Certs {
             status.last_handled_refresh = refresh(sync).or(status.last_handled_refresh);
             let before = status.certificates.clone();
             let mut outcome = verdict::told(status, applied.certificates, interval, now);
+            for reason in verdict::new_refusals(&before, &outcome.status.certificates) {
+                self.metrics.refused(CERTIFICATE, reason);
+            }
             if outcome.status.certificates != before {
                 outcome.status.last_synced_time =
                     Some(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
@@ -452,6 +455,7 @@ impl Certs {
                 let near = verdict::near_the_end(&previous.certificates, now);
                 let due = due(interval, near.unwrap_or(interval), &uid, now);
                 let known = Remembered { uid, read: self.started, due, asked };
+                self.metrics.source_read(&key.0, &key.1, self.started);
                 memory.insert(key, known);
                 true
             }

@@ -48,7 +48,7 @@ pub use self::aside::aside;
 use self::{
     aside::Aside,
     condition::READY,
-    pass::{Cleanup, Next, Outcome, Reconcile, Status},
+    pass::{Cleanup, Next, Note, Outcome, Reconcile, Status},
     queue::{Queue, Urgency},
     report::{Failure, Reporter, Written, judge},
     watch::{Event, Kind, Store, Watched},
@@ -452,7 +452,7 @@ impl<R: Reconcile> Pass<R> {
             Err(failure) => Err(failure),
             Ok(Cleanup::NotYet(outcome)) => Ok(outcome),
             Ok(Cleanup::Done(note)) => {
-                let notes: Vec<_> = note.into_iter().collect();
+                let notes: Vec<Note> = note.into_iter().collect();
                 match self.finalizer(resource, false).await {
                     Err(failure) => Err(failure),
                     Ok(Finalizer::Outrun) => return outrun(),
@@ -460,13 +460,31 @@ impl<R: Reconcile> Pass<R> {
                         if notes.iter().any(|note| note.warning) {
                             self.reporter.metrics().orphaned(&R::Resource::kind(&()));
                         }
-                        self.reporter.notes(resource, &notes, self.now).await;
+                        self.say_farewell(object, resource, notes).await;
                         return ("released", None, None);
                     }
                 }
             }
         };
         self.tell(object, resource, verdict, None).await
+    }
+
+    /// The last events about a resource, or about its witness, who then has to be told of whom.
+    async fn say_farewell(
+        &self,
+        object: &ObjectRef<R::Resource>,
+        resource: &R::Resource,
+        mut notes: Vec<Note>,
+    ) {
+        let Some(witness) = self.reconciler.witness(resource) else {
+            return self.reporter.notes(resource, &notes, self.now).await;
+        };
+        let kind = R::Resource::kind(&());
+        let namespace = object.namespace.as_deref().unwrap_or_default();
+        for note in &mut notes {
+            note.message = format!("{kind} `{namespace}/{}`: {}", object.name, note.message);
+        }
+        self.reporter.notes_about(&witness, &notes, self.now).await;
     }
 
     /// The kind's part: under the deadline, and with its panics caught.
@@ -518,6 +536,9 @@ impl<R: Reconcile> Pass<R> {
             } else {
                 tracing::warn!(%kind, %object, reason = ready.reason, error, "pass failed");
             }
+        }
+        if let Some(reason) = report.refused {
+            self.reporter.metrics().refused(&kind, reason);
         }
         match self.reporter.status(resource, stands, &report.status).await {
             Ok(Written::Unchanged) => {

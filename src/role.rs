@@ -17,7 +17,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
 use kube::{Resource, ResourceExt, core::PartialObjectMeta};
 
 use crate::{
@@ -175,6 +175,14 @@ impl Reconcile for Roles {
 
     fn resting(&self, role: &VaultAwsRole) -> Option<Duration> {
         Some(role.spec.drift_interval.duration())
+    }
+
+    /// The backend: whoever looks after its Vault has to clean up what a role left there.
+    fn witness(&self, role: &VaultAwsRole) -> Option<ObjectReference> {
+        let namespace = self.stores.namespaces.get(None, &role.namespace()?)?;
+        namespace.metadata.deletion_timestamp.as_ref()?;
+        let backend = self.stores.backends.get(None, &role.spec.backend_ref.name)?;
+        Some(backend.object_ref(&()))
     }
 
     fn forget(&self, namespace: Option<&str>, name: &str) {

@@ -175,6 +175,9 @@ fn patient() -> Histogram {
     Histogram::new([0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0])
 }
 
+/// The kind of refusals of single certificates; one sync has many.
+pub const CERTIFICATE: &str = "Certificate";
+
 /// Every metric. A cheap handle.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -319,7 +322,8 @@ impl Metrics {
         self.inner.logins.get_or_create(&ResultLabel { result }).inc();
     }
 
-    /// Something was refused: a certificate, a spec, a tenant.
+    /// A resource, or a single certificate ([`CERTIFICATE`]), came to be not as it is meant, for a
+    /// reason that it had not before.
     pub fn refused(&self, kind: &str, reason: &'static str) {
         self.inner.refusals.get_or_create(&ReasonLabels { kind: kind.to_owned(), reason }).inc();
     }
@@ -353,7 +357,8 @@ impl Metrics {
         lock(&self.inner.state.syncs).entry(key).or_default().certificates = held;
     }
 
-    /// The source of a sync was read.
+    /// The source of a sync was read. What the process has not read itself counts as read when it
+    /// began, as it does for `Stale`.
     pub fn source_read(&self, namespace: &str, sync: &str, at: Timestamp) {
         let key = (namespace.into(), sync.into());
         lock(&self.inner.state.syncs).entry(key).or_default().read = Some(at.as_second());
@@ -410,7 +415,11 @@ impl Inner {
             self.limiter_wait.clone(),
         );
         list.register("logins", "Logins to Vault by result", self.logins.clone());
-        list.register("refusals", "What was refused, by kind and reason", self.refusals.clone());
+        list.register(
+            "refusals",
+            "How often a resource, or a single certificate, came to be refused, by kind and reason",
+            self.refusals.clone(),
+        );
         list.register(
             "orphans",
             "Finalizers let go although something may be left in Vault",
@@ -519,7 +528,8 @@ impl Collector for State {
             gauge(&mut encoder, "certificate_expiry_timestamp", help, unit, expiries)?;
         }
         let oldest = syncs.values().filter_map(|sync| sync.read).min();
-        let help = "When the source that was not read for the longest time was last read";
+        let help = "When the source that was not read for the longest time was last read; \
+                    at the earliest when the process began";
         let unit = Some(&Unit::Seconds);
         let none: [(&str, &str); 0] = [];
         let oldest = oldest.into_iter().map(|read| (none, read));
@@ -710,6 +720,7 @@ mod tests {
         metrics.vault_request("role-read", "ok", Duration::from_millis(3));
         metrics.limiter_waited(Duration::from_millis(1));
         metrics.login("denied");
+        metrics.refused(CERTIFICATE, "Expired");
         metrics.watch_progressed("VaultAwsRole", Timestamp::from_second(5).expect("a time"));
         for line in [
             r#"vault_aws_passes_total{kind="VaultAwsRole",result="done"} 1"#,
@@ -718,6 +729,7 @@ mod tests {
             r#"vault_aws_vault_request_duration_seconds_count{operation="role-read"} 1"#,
             "vault_aws_limiter_wait_seconds_count 1",
             r#"vault_aws_logins_total{result="denied"} 1"#,
+            r#"vault_aws_refusals_total{kind="Certificate",reason="Expired"} 1"#,
             r#"vault_aws_watch_progress_timestamp_seconds{kind="VaultAwsRole"} 5.0"#,
         ] {
             assert_eq!(lines(&metrics, line), [line]);

@@ -249,6 +249,10 @@ async fn source(
     if plan::is_current(before, version, &text(current.created_time), held) {
         return Ok(Source::Unchanged);
     }
+    // No key leaves Vault for a Secret that cannot be written.
+    if matches!(held, Held::Foreign | Held::Unreadable) {
+        return Ok(Source::NotRead);
+    }
     read_source(vault, desired, name, pinned, now).await
 }
 

@@ -220,8 +220,18 @@ impl Reporter {
 
     /// Has the notes sent as events, without waiting for it unless a thousand wait already.
     pub(super) async fn notes<K: Kind>(&self, resource: &K, notes: &[Note], now: Timestamp) {
+        self.notes_about(&resource.object_ref(&()), notes, now).await;
+    }
+
+    /// The same about any object.
+    pub(super) async fn notes_about(
+        &self,
+        about: &ObjectReference,
+        notes: &[Note],
+        now: Timestamp,
+    ) {
         for (number, note) in notes.iter().enumerate() {
-            let mut event = event(&resource.object_ref(&()), note, &self.instance, now);
+            let mut event = event(about, note, &self.instance, now);
             // Two events of one moment must not share a name.
             if let (Some(name), true) = (event.metadata.name.as_mut(), number > 0) {
                 name.push_str(&format!(".{number}"));
@@ -328,6 +338,8 @@ pub(super) struct Report<S> {
     pub(super) next: Next,
     /// The pass metric's label.
     pub(super) result: &'static str,
+    /// Why the resource is not ready, if it was not so for this reason before.
+    pub(super) refused: Option<&'static str>,
 }
 
 /// Turns what a pass found, or why it failed, into what is told. The one exit of every pass.
@@ -338,7 +350,7 @@ pub(super) fn judge<S: Status>(
     now: Timestamp,
 ) -> Report<S> {
     let known = previous.conditions();
-    let (mut status, conditions, mut notes, next, result, transition) = match verdict {
+    let (mut status, conditions, mut notes, next, result, reason, transition) = match verdict {
         Ok(Outcome { status, progress, verdicts, notes, next }) => {
             let conditions = condition::conclude(&verdicts, progress, known, generation, now);
             let ready = verdicts.iter().find(|verdict| verdict.kind == READY);
@@ -349,7 +361,8 @@ pub(super) fn judge<S: Status>(
                 Progress::Waiting => "waiting",
                 Progress::Stalled => "stalled",
             };
-            (status, conditions, notes, next, result, transition)
+            let reason = ready.map(|verdict| verdict.reason);
+            (status, conditions, notes, next, result, reason, transition)
         }
         Err(Failure { reason, message, retry, shared }) => {
             let progress = match retry {
@@ -361,13 +374,22 @@ pub(super) fn judge<S: Status>(
             // A failure is worth a warning even at first.
             let transition = transition(known, &conditions, reason, Progress::Stalled, shared);
             // What the pass did not learn stays: a field that is left out would be removed.
-            (previous.clone(), conditions, Vec::new(), Next::Retry(retry), "failed", transition)
+            let next = Next::Retry(retry);
+            (previous.clone(), conditions, Vec::new(), next, "failed", Some(reason), transition)
         }
     };
     // A deed of the same name says it better.
     notes.extend(transition.filter(|t| notes.iter().all(|note| note.reason != t.reason)));
+    let refused = reason.filter(|_| is_new_refusal(known, &conditions));
     status.conclude(conditions, generation);
-    Report { status, notes, next, result }
+    Report { status, notes, next, result, refused }
+}
+
+/// Whether the resource is not ready, and was not so for the same reason before.
+fn is_new_refusal(previous: &[Condition], current: &[Condition]) -> bool {
+    let refused =
+        |conditions| condition::find(conditions, READY).filter(|ready| ready.status == "False");
+    refused(current).is_some_and(|new| refused(previous).is_none_or(|old| old.reason != new.reason))
 }
 
 /// The event that a change of `Ready` is worth. None for a resource that is well from the start,
@@ -478,6 +500,8 @@ mod tests {
         let second = judge(Err(Down(Retry::Soon).into()), &first.status, 2, later);
         assert_eq!(first.status, second.status);
         assert!(second.notes.is_empty());
+        // It is one refusal, however often it is tried again.
+        assert_eq!((first.refused, second.refused), (Some("VaultUnreachable"), None));
     }
 
     #[test]

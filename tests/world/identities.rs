@@ -203,7 +203,11 @@ async fn keys_in_a_secret_are_used_if_it_consents_and_again_when_they_change(wor
 
     let wrong = Keys { secret_key: "this-is-not-the-secret-key".into(), ..keys.clone() };
     consenting(&wrong).apply().await;
-    world.becomes("vaultcertsync/web", "Ready", "False", "AwsCredentialsRefused").await;
+    let refused =
+        world.becomes("vaultcertsync/web", "Ready", "False", "AwsCredentialsRefused").await;
+    // What STS answers to Vault is told by its code and message.
+    assert!(refused.message.contains("from STS: SignatureDoesNotMatch"), "{}", refused.message);
+    assert!(!refused.message.contains('<'), "{}", refused.message);
     let begun = Instant::now();
     consenting(&keys).apply().await;
     world.delivered("web-tls", &issued).await;

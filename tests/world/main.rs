@@ -37,6 +37,7 @@ mod certificates;
 mod credential_process;
 mod deletion;
 mod delivery;
+mod dice;
 mod doctor;
 mod election;
 mod entries;
@@ -51,13 +52,16 @@ mod login;
 mod main_line;
 mod managed;
 mod manifest;
+mod metrics;
 mod order;
 mod outages;
 mod ownership;
 mod principals;
 mod refusals;
 mod role_fields;
+mod rotation;
 mod sessions;
+mod skew;
 mod sources;
 mod stage;
 mod takeover;
@@ -91,6 +95,7 @@ fn tests() -> Vec<Test> {
         sources::tests(),
         validation::tests(),
         targets::tests(),
+        skew::tests(),
         deletion::tests(),
         identities::tests(),
         sessions::tests(),
@@ -113,6 +118,8 @@ fn tests() -> Vec<Test> {
 fn outage_tests() -> Vec<Test> {
     [
         outages::tests(),
+        rotation::outage_tests(),
+        metrics::outage_tests(),
         election::tests(),
         apiserver::tests(),
         deletion::outage_tests(),

@@ -184,8 +184,14 @@ async fn a_foreign_secret_is_taken_over_only_if_both_consent(world: World) {
     // Only the Secret.
     let consent = json!({"metadata": {"annotations": {"vaultaws.dev/adopt-by": "web"}}});
     world.patch("secret/web-tls", consent.clone()).await;
+    let mark = world.mark();
     world.sync("web").apply().await;
     refused().await;
+    // A key that nobody may be given is not read.
+    let data = format!("{}/data/", world.kv_mount());
+    let asked = world.vault_requests_since(mark);
+    assert!(asked.iter().any(|one| one.path.contains("/metadata/")), "{asked:?}");
+    assert!(asked.iter().all(|one| !one.path.starts_with(&data)), "{asked:?}");
     // Only the sync.
     let other = json!({"metadata": {"annotations": {"vaultaws.dev/adopt-by": "other"}}});
     world.patch("secret/web-tls", other).await;
@@ -275,7 +281,7 @@ async fn an_empty_directory_deletes_nothing(world: World) {
 }
 
 /// What openssl says, on stdout and stderr, of this input.
-fn openssl(args: &[&str], input: &[u8]) -> (String, String) {
+pub(crate) fn openssl(args: &[&str], input: &[u8]) -> (String, String) {
     let mut child = Command::new("openssl")
         .args(args)
         .stdin(Stdio::piped())

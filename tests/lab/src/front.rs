@@ -25,7 +25,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimePrinter};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -198,9 +198,19 @@ struct State {
     /// How often the snare closed.
     snared: u32,
     requests: VecDeque<FrontRequest>,
+    /// Seconds by which `Date` differs from the time.
+    ahead: i64,
 }
 
 impl Shared {
+    /// What stands in `Date`, if it is not what the server says.
+    fn date(&self) -> Option<header::HeaderValue> {
+        let ahead = Some(self.state().ahead).filter(|ahead| *ahead != 0)?;
+        let then = Timestamp::now() + SignedDuration::from_secs(ahead);
+        let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&then).ok()?;
+        header::HeaderValue::from_str(&date).ok()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -306,6 +316,11 @@ impl Front {
     /// Ends [`Front::answer`].
     pub fn answer_normally(&self) {
         self.shared.state().replies.clear();
+    }
+
+    /// Says from now on in `Date` that it is so many seconds later than it is; negative is earlier.
+    pub fn be_ahead(&self, seconds: i64) {
+        self.shared.state().ahead = seconds;
     }
 
     /// Forwards the next request of this kind and breaks the connection instead of answering it.
@@ -598,7 +613,10 @@ async fn forward(
         Ok(answer) => answer,
         Err(error) => return plain(StatusCode::BAD_GATEWAY, &error.to_string()),
     };
-    let (status, headers) = (answer.status(), end_to_end(answer.headers()));
+    let (status, mut headers) = (answer.status(), end_to_end(answer.headers()));
+    if let Some(date) = shared.date() {
+        headers.insert(header::DATE, date);
+    }
     // Piece by piece, as it comes: a watch has no end.
     let pieces = stream::unfold(answer, |mut answer| async move {
         match answer.chunk().await {
