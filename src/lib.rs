@@ -30,6 +30,7 @@
 //! | [`vault`] | the only HTTP to Vault: one file for each API, errors classified once, limiter, sessions |
 //! | [`aws`] | the only user of the AWS crates: credentials, AssumeRole, the signed GetCallerIdentity |
 //! | [`credentials`] | what `credential-process` keeps between two starts, until when, and what it prints |
+//! | [`review`] | what manifests would change in Vault, by the kinds' own judgement, and how that is shown |
 //! | [`cli`] | flags and commands; `cli::run` composes the operator |
 //! | [`admin`], [`telemetry`] | health, metrics, logs |
 //! | [`fault`], [`redacted`], [`clock`], `lock` | leaves: how failure is spoken of, what cannot be printed, what time it is, locks that outlive a panic |
@@ -66,6 +67,7 @@ pub mod fault;
 mod lock;
 pub mod naming;
 pub mod redacted;
+pub mod review;
 pub mod role;
 pub mod telemetry;
 pub mod tenancy;

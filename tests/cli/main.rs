@@ -3,4 +3,5 @@
 
 mod credential_process;
 mod login;
+mod plan;
 mod program;
