@@ -64,9 +64,7 @@ fn what_is_valid_is_told_in_three_forms_and_the_code_is_0() {
     let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n".to_owned();
     let certificates = "{certificates: {include: [site, 'api-*']}}";
     let documents = [role("web", "web"), sync("web", certificates), config, BACKEND.to_owned()];
-    for (form, name) in
-        [("text", "valid.txt"), ("json", "valid.json"), ("markdown", "valid.md")]
-    {
+    for (form, name) in [("text", "valid.txt"), ("json", "valid.json"), ("markdown", "valid.md")] {
         let ran = plan(&home, &documents, &["--output", form]);
         assert_eq!((ran.code, &*ran.stderr), (0, ""), "{}", ran.stdout);
         golden(name, &ran.stdout);
@@ -87,8 +85,14 @@ fn what_is_refused_is_told_with_its_place_and_the_code_is_1() {
         role("lost", "api-x").replace("{accountId", "{backendRef: {name: other}, accountId"),
         sync("alone", "{}"),
         sync("first", "{certificates: {include: [a/b, a-b]}}"),
-        sync("one", "{roleRef: {name: first}, certificates: {include: [x]}, target: {secretName: tls}}"),
-        sync("two", "{roleRef: {name: first}, certificates: {include: [y]}, target: {secretName: tls}}"),
+        sync(
+            "one",
+            "{roleRef: {name: first}, certificates: {include: [x]}, target: {secretName: tls}}",
+        ),
+        sync(
+            "two",
+            "{roleRef: {name: first}, certificates: {include: [y]}, target: {secretName: tls}}",
+        ),
         BACKEND.replace("[web, 'api-*']", "['*']"),
         "kind: VaultAwsRole\napiVersion: vaultaws.dev/v2\n".to_owned(),
         role("first", "web"),

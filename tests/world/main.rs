@@ -46,6 +46,7 @@ mod manifest;
 mod order;
 mod outages;
 mod ownership;
+mod plan;
 mod refusals;
 mod sessions;
 mod sources;
@@ -84,6 +85,7 @@ fn tests() -> Vec<Test> {
         credential_process::tests(),
         login::tests(),
         doctor::tests(),
+        plan::tests(),
     ]
     .concat()
 }
