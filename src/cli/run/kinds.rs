@@ -35,6 +35,7 @@ use crate::{
         watch::{Event, Kind, Scope, Store, Watched, reference, triggers},
     },
     crd::{VaultAwsBackend, VaultAwsRole, VaultCertSync},
+    leader::Leadership,
     role::{Roles, Stores},
     telemetry::Metrics,
     vault::Observer,
@@ -58,7 +59,10 @@ impl OpenSessions {
 
 /// Starts the watches and the controllers that were asked for.
 pub(super) async fn compose(operator: &mut Operator) -> Result<OpenSessions, Error> {
-    let observer = Arc::new(Measured(operator.metrics.clone()));
+    let observer = Arc::new(Beside {
+        metrics: operator.metrics.clone(),
+        leadership: operator.clients.leadership.clone(),
+    });
     let connections = Arc::new(Connections::new(
         operator.clients.requests.clone(),
         operator.args.operator_namespace().to_owned(),
@@ -105,6 +109,9 @@ fn backend(
     operator.spawn(async move {
         // The default clusterId is the UID of a namespace.
         namespaces.ready().await;
+        if !shell.leads().await {
+            return;
+        }
         controller::run(reconciler, &backends, stream::pending(), shell).await;
     });
 }
@@ -124,6 +131,10 @@ fn role(
     let shell = operator.shell("role");
     operator.spawn(async move {
         listed(&roles, &backends, &namespaces).await;
+        // Before anything is subscribed to: a standby may wait for weeks.
+        if !shell.leads().await {
+            return;
+        }
         let store = roles.store();
         let by_backend = triggers(&backends, {
             let store = store.clone();
@@ -191,6 +202,10 @@ fn sync(
     let shell = operator.shell("sync");
     operator.spawn(async move {
         listed(&roles, &backends, &namespaces).await;
+        // Before anything is subscribed to: a standby may wait for weeks.
+        if !shell.leads().await {
+            return;
+        }
         let store = syncs.store();
         let by_backend = triggers(&backends, {
             let (store, roles) = (store.clone(), roles.store());
@@ -303,18 +318,25 @@ fn verdict(conditions: &[Condition]) -> Option<(String, String)> {
     find(conditions, READY).map(|ready| (ready.status.clone(), ready.reason.clone()))
 }
 
-/// Vault's requests as metrics.
-struct Measured(Metrics);
+/// Vault's requests as metrics, and the fence before those that change something.
+struct Beside {
+    metrics: Metrics,
+    leadership: Leadership,
+}
 
-impl Observer for Measured {
+impl Observer for Beside {
+    fn may_write(&self) -> bool {
+        self.leadership.holds()
+    }
+
     fn request(&self, operation: &'static str, result: &'static str, elapsed: Duration) {
-        self.0.vault_request(operation, result, elapsed);
+        self.metrics.vault_request(operation, result, elapsed);
         if operation.starts_with("login") {
-            self.0.login(result);
+            self.metrics.login(result);
         }
     }
 
     fn waited(&self, wait: Duration) {
-        self.0.limiter_waited(wait);
+        self.metrics.limiter_waited(wait);
     }
 }

@@ -14,7 +14,7 @@
 //! `folder` and `ports` how labs keep apart, [`lab`] in which order all this happens, [`detached`]
 //! labs without a test, [`vault`], [`aws`], `kubernetes` and [`sts`] how tests talk to the servers,
 //! `oidc` whose tokens STS believes, [`vending`] an agent that hands out credentials, [`proxy`]
-//! Vault's own proxy, [`installation`] and [`operator`] how the operator is installed and run, `cargo`
+//! Vault's own proxy, [`front`] the faults of a network, [`installation`] and [`operator`] how the operator is installed and run, `cargo`
 //! how it is built, `audit` what it asked of the servers; [`demo`] tells its story,
 //! [`bench`](mod@bench) measures it.
 
@@ -28,6 +28,7 @@ pub mod detached;
 mod error;
 mod files;
 mod folder;
+pub mod front;
 pub mod installation;
 mod keeper;
 mod kubernetes;
@@ -48,6 +49,7 @@ mod web;
 pub use aws::{Aws, Keys, Seeds, TrustPolicy, User};
 pub use error::{Error, Result};
 pub use folder::{Owner, Seen, SeenServer, find, is_alive, list};
+pub use front::{Fault, Front, FrontRequest, Reply};
 pub use installation::{Installation, Names};
 pub use keeper::child_entry;
 pub use lab::{Lab, Options, Parts};
