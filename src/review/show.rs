@@ -420,7 +420,8 @@ mod tests {
         fn no_text_moves_the_cursor_or_colours_anything(text in hostile()) {
             let shown = saying(&text).text(false);
             prop_assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
-            prop_assert!(!shown.contains(['\u{202e}', '\u{2066}', '\u{200b}', '\u{feff}']));
+            let hidden = ['\u{202e}', '\u{2066}', '\u{200b}', '\u{feff}'];
+            prop_assert!(!shown.contains(hidden), "{shown:?}");
             let coloured = saying(&text).text(true);
             let bare = coloured.replace("\u{1b}[0m", "");
             let bare = ["33", "32", "31", "36"]

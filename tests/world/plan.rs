@@ -121,11 +121,20 @@ async fn a_change_is_told_before_it_is_applied_and_nothing_is_left_after(world: 
     let new = arn.replace("arn:aws:", "arn:aws-cn:");
     assert_eq!(*fields, json!([{"field": "bound_iam_principal_arn", "old": [arn], "new": [new]}]));
 
-    // By hand, what only Vault knows of.
+    // Changed by hand: whose it is, only the cluster's own object tells now.
     let path = format!("auth/{}/role/{}", world.auth_mount(), world.iam_role("web"));
     world.write(&path, json!({"token_policies": ["default"]})).await;
     let ran = reviewer.plan(&[world.role("web")]).await;
-    assert!(matches!(ran.code, Some(1 | 2)), "{ran:?}");
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let there = world.get("vaultawsrole/web").await.expect("the role");
+    reviewer.file("backend.yaml", &[world.backend(), Manifest::new(&world, there)]);
+    let ran = reviewer.plan(&[world.role("web")]).await;
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    let fields = &resource(&ran.json(), "VaultAwsRole", "web")["role"]["fields"];
+    assert_eq!(fields[0]["field"], "token_policies");
+    let ran = reviewer.plan(&changed).await;
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stdout.contains("partition is immutable"), "{ran:?}");
 }
 
 async fn what_the_operator_would_refuse_is_refused(world: World) {
