@@ -158,7 +158,9 @@ impl Review {
             }
             if let Some(policy) = &one.policy {
                 let _ = writeln!(text, "    policy     {}", line(&policy.name));
-                for one in escape::lines(&policy.diff).iter().filter(|_| !policy.diff.is_empty()) {
+                for one in
+                    escape::lines(policy.diff.trim_end()).iter().filter(|_| !policy.diff.is_empty())
+                {
                     let code = match one.as_bytes().first() {
                         Some(b'+') => "32",
                         Some(b'-') => "31",

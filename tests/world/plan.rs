@@ -116,10 +116,10 @@ async fn a_change_is_told_before_it_is_applied_and_nothing_is_left_after(world: 
     let changed = [world.role("web").with("spec.partition", "aws-cn")];
     let ran = reviewer.plan(&changed).await;
     assert_eq!(ran.code, Some(2), "{ran:?}");
-    let fields = &resource(&ran.json(), "VaultAwsRole", "web")["role"]["fields"];
+    let fields = resource(&ran.json(), "VaultAwsRole", "web")["role"]["fields"].clone();
     let arn = world.iam_arn(crate::world::ACCOUNT, "web");
     let new = arn.replace("arn:aws:", "arn:aws-cn:");
-    assert_eq!(*fields, json!([{"field": "bound_iam_principal_arn", "old": [arn], "new": [new]}]));
+    assert_eq!(fields, json!([{"field": "bound_iam_principal_arn", "old": [arn], "new": [new]}]));
 
     // Changed by hand: whose it is, only the cluster's own object tells now.
     let path = format!("auth/{}/role/{}", world.auth_mount(), world.iam_role("web"));
@@ -130,7 +130,7 @@ async fn a_change_is_told_before_it_is_applied_and_nothing_is_left_after(world: 
     reviewer.file("backend.yaml", &[world.backend(), Manifest::new(&world, there)]);
     let ran = reviewer.plan(&[world.role("web")]).await;
     assert_eq!(ran.code, Some(2), "{ran:?}");
-    let fields = &resource(&ran.json(), "VaultAwsRole", "web")["role"]["fields"];
+    let fields = resource(&ran.json(), "VaultAwsRole", "web")["role"]["fields"].clone();
     assert_eq!(fields[0]["field"], "token_policies");
     let ran = reviewer.plan(&changed).await;
     assert_eq!(ran.code, Some(1), "{ran:?}");
