@@ -39,6 +39,7 @@ mod delivery;
 mod doctor;
 mod election;
 mod entries;
+mod faults;
 mod identities;
 mod leaks;
 mod login;
@@ -82,6 +83,7 @@ fn tests() -> Vec<Test> {
         sessions::tests(),
         acl::tests(),
         entries::tests(),
+        faults::tests(),
         refusals::tests(),
         credential_process::tests(),
         login::tests(),
