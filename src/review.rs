@@ -325,6 +325,9 @@ struct Round<'a, S> {
     online: bool,
 }
 
+/// The backend of a resource, the labels of its namespace, and the cluster's name if it is known.
+type Standing<'a> = (&'a VaultAwsBackend, BTreeMap<String, String>, Option<String>);
+
 /// Why a resource does not come to its end.
 struct Stop {
     verdict: Verdict,
@@ -527,10 +530,7 @@ impl<S: Source> Round<'_, S> {
     }
 
     /// The backend, the labels of the namespace, and the cluster's name.
-    fn place_of(
-        &self,
-        role: &VaultAwsRole,
-    ) -> Result<(&VaultAwsBackend, BTreeMap<String, String>, Option<String>), Stop> {
+    fn place_of(&self, role: &VaultAwsRole) -> Result<Standing<'_>, Stop> {
         let name = &role.spec.backend_ref.name;
         let backend = self.ground.backend(name).ok_or_else(|| {
             let message = format!("--backend has no VaultAwsBackend `{name}`");

@@ -51,10 +51,6 @@ pub struct Problem {
 
 /// One of our kinds.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there are few of them, and they are not moved about"
-)]
 pub enum Object {
     /// The admin's.
     Backend(VaultAwsBackend),
