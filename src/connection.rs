@@ -4,6 +4,8 @@
 //! that goes to it. References (CA bundle, token) are resolved in the operator's own namespace only,
 //! and read again after a minute or when the backend changes, never once per pass.
 
+mod secrets;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
@@ -55,6 +57,24 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// The operator's own Secret cannot be written.
+    #[error("writing Secret `{name}` in the operator's namespace")]
+    Write {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Arc<kube::Error>,
+    },
+    /// The API server did not answer.
+    #[error("writing Secret `{name}` in the operator's namespace took longer than 10 s")]
+    WriteTimeout {
+        /// Its name.
+        name: String,
+    },
+    /// The system has no random numbers.
+    #[error("making a random key")]
+    Randomness,
     /// There is no such object, or it has not the key.
     #[error("the operator's namespace has no {kind} `{name}` with the key `{key}`")]
     Reference {
@@ -91,7 +111,11 @@ pub enum Error {
 impl Fault for Error {
     fn reason(&self) -> &'static str {
         match self {
-            Self::Kubernetes { .. } | Self::KubernetesTimeout { .. } => "KubernetesError",
+            Self::Kubernetes { .. }
+            | Self::KubernetesTimeout { .. }
+            | Self::Write { .. }
+            | Self::WriteTimeout { .. } => "KubernetesError",
+            Self::Randomness => "InternalError",
             Self::Reference { .. } => "ReferenceNotFound",
             Self::Settings(_) => "InvalidSpec",
             Self::TokenFile { .. } | Self::Unfit(_) => "LoginFailed",
@@ -103,7 +127,12 @@ impl Fault for Error {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Kubernetes { .. } | Self::KubernetesTimeout { .. } | Self::Closing => Retry::Soon,
+            Self::Kubernetes { .. }
+            | Self::KubernetesTimeout { .. }
+            | Self::Write { .. }
+            | Self::WriteTimeout { .. }
+            | Self::Randomness
+            | Self::Closing => Retry::Soon,
             Self::Reference { .. } | Self::TokenFile { .. } | Self::Unfit(_) => {
                 Retry::After(Duration::from_secs(5))
             }
@@ -362,39 +391,6 @@ impl Connections {
             .into_iter()
             .filter_map(|(key, value)| Some((key, String::from_utf8(value.0).ok()?)))
             .collect())
-    }
-
-    /// Two keys of a Secret of the operator's namespace, read now, with the version that was read
-    /// (`<uid>/<resourceVersion>`).
-    ///
-    /// # Errors
-    /// Where the Secret or a key is missing.
-    pub async fn secret_pair(
-        &self,
-        name: &str,
-        keys: [&str; 2],
-    ) -> Result<(String, [Redacted<String>; 2]), Error> {
-        let missing = |key: &str| Error::Reference {
-            kind: "Secret",
-            name: name.to_owned(),
-            key: key.to_owned(),
-        };
-        let api = Api::<Secret>::namespaced(self.kube.clone(), &self.namespace);
-        let secret =
-            self.read("Secret", name, api.get_opt(name)).await?.ok_or_else(|| missing(keys[0]))?;
-        let version = format!(
-            "{}/{}",
-            secret.uid().unwrap_or_default(),
-            secret.resource_version().unwrap_or_default()
-        );
-        let mut data = secret.data.unwrap_or_default();
-        let mut take = |key: &str| {
-            data.remove(key)
-                .and_then(|value| String::from_utf8(value.0).ok())
-                .map(|value| Redacted::new(value.trim().to_owned()))
-                .ok_or_else(|| missing(key))
-        };
-        Ok((version, [take(keys[0])?, take(keys[1])?]))
     }
 
     async fn read<T>(

@@ -44,6 +44,7 @@ mod identities;
 mod leaks;
 mod login;
 mod main_line;
+mod managed;
 mod manifest;
 mod order;
 mod outages;
@@ -71,6 +72,7 @@ use crate::{
 fn tests() -> Vec<Test> {
     [
         main_line::tests(),
+        managed::tests(),
         order::tests(),
         accounts::tests(),
         ownership::tests(),

@@ -3,10 +3,7 @@
 //! A controller is woken by a change of what its resources refer to, and only by a change that can
 //! matter to them: a status that says the same again wakes nobody.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::{
     StreamExt,
@@ -99,11 +96,11 @@ fn backend(
     namespaces: &Namespaces,
     connections: &Arc<Connections>,
 ) {
-    let reconciler = Arc::new(Backends {
-        namespaces: namespaces.store(),
-        connections: Arc::clone(connections),
-        compared: Mutex::default(),
-    });
+    let reconciler = Arc::new(Backends::new(
+        namespaces.store(),
+        Arc::clone(connections),
+        operator.metrics.clone(),
+    ));
     let (backends, namespaces) = (backends.clone(), namespaces.clone());
     let shell = operator.shell("backend");
     operator.spawn(async move {
