@@ -73,7 +73,7 @@ impl Ground {
         for manifest in manifests.ours {
             match manifest.object {
                 Object::Backend(_) => backends.push(manifest),
-                Object::Role(role) => ground.roles.push(role),
+                Object::Role(role) => ground.roles.push(*role),
                 Object::Sync(_) => {}
             }
         }
@@ -82,7 +82,7 @@ impl Ground {
 
     fn backend(&self, name: &str) -> Option<&VaultAwsBackend> {
         self.backends.iter().flatten().find_map(|manifest| match &manifest.object {
-            Object::Backend(backend) if backend.name_any() == name => Some(backend),
+            Object::Backend(backend) if backend.name_any() == name => Some(&**backend),
             _ => None,
         })
     }

@@ -53,11 +53,11 @@ pub struct Problem {
 #[derive(Clone, Debug)]
 pub enum Object {
     /// The admin's.
-    Backend(VaultAwsBackend),
+    Backend(Box<VaultAwsBackend>),
     /// A team's.
-    Role(VaultAwsRole),
+    Role(Box<VaultAwsRole>),
     /// A team's.
-    Sync(VaultCertSync),
+    Sync(Box<VaultCertSync>),
 }
 
 impl Object {
