@@ -12,6 +12,8 @@ use std::{cmp::Ordering, collections::BTreeMap};
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
+use crate::crd::Span;
+
 /// How deep expressions may nest.
 const DEPTH: usize = 64;
 
@@ -339,7 +341,9 @@ impl Parser {
                     };
                     Node::Has(of, name)
                 }
-                "size" if self.takes("(") => Node::Call(None, word, self.arguments(")")?),
+                "size" | "duration" if self.takes("(") => {
+                    Node::Call(None, word, self.arguments(")")?)
+                }
                 _ if self.tokens.get(self.at) == Some(&Token::Sign("(")) => {
                     return Err(unsupported(format!("the function {word}")));
                 }
@@ -582,6 +586,11 @@ fn call(name: &str, arguments: &[Value]) -> Result<Value, Error> {
         ("size", [Value::String(text)]) => json!(text.chars().count()),
         ("size", [Value::Array(items)]) => json!(items.len()),
         ("size", [Value::Object(fields)]) => json!(fields.len()),
+        // Only ever compared with another one: its seconds do.
+        ("duration", [Value::String(text)]) => {
+            let span = Span::try_from(text.clone()).map_err(wrong)?;
+            json!(span.duration().as_secs())
+        }
         ("startsWith", [Value::String(text), Value::String(part)]) => {
             json!(text.starts_with(part.as_str()))
         }
@@ -715,6 +724,7 @@ mod tests {
             ("self.__namespace__ == \"admin\"", true),
             ("-1 < 0 && 1 == 1.0 && !(2 > 3)", true),
             ("self.list[1] == 'b' && {'a': 1}['a'] == 1", true),
+            ("duration('90m') == duration('1h30m') && duration('59m') < duration('1h')", true),
             ("self.list == ['b', 'a']", false),
             ("'it\\'s' == \"it's\"", true),
         ] {
