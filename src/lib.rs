@@ -32,6 +32,7 @@
 //! | [`credentials`] | what `credential-process` keeps between two starts, until when, and what it prints |
 //! | [`grants`] | what must be granted in Vault, Kubernetes and AWS, and its text; pure |
 //! | [`import`] | what stands in Vault as manifests that change nothing, and what was left there; pure |
+//! | [`review`] | what manifests would change in Vault, by the kinds' own judgement, and how that is shown |
 //! | [`cli`] | flags and commands; `cli::run` composes the operator |
 //! | [`leader`] | which replica may write; the fence before every request that changes something |
 //! | [`admin`], [`telemetry`] | health, metrics, logs |
@@ -72,6 +73,7 @@ pub mod leader;
 mod lock;
 pub mod naming;
 pub mod redacted;
+pub mod review;
 pub mod role;
 pub mod telemetry;
 pub mod tenancy;

@@ -115,13 +115,7 @@ pub async fn observe(
     previous: &VaultCertSyncStatus,
     now: Timestamp,
 ) -> Result<Observed, Error> {
-    let listed = list(vault, desired).await?;
-    let is_listed = listed.as_ref().is_some_and(|listed| !listed.is_empty());
-    let names = names(desired, listed.unwrap_or_default(), previous);
-    let (found, limit) = (names.len(), desired.selection.limit);
-    if found > limit {
-        return Err(Error::TooMany { found, limit });
-    }
+    let Selected { names, is_listed } = selected(vault, desired, previous).await?;
     let mut entries = Vec::with_capacity(names.len());
     let secrets = plan::secret_names(desired, names);
     for (name, secret) in secrets {
@@ -151,6 +145,34 @@ pub async fn observe(
         _ => None,
     };
     Ok(Observed { entries, clock_skewed: is_skewed(vault), is_listed, password })
+}
+
+/// The entries that are meant.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Selected {
+    /// Their names, those that were delivered before among them.
+    pub names: BTreeSet<String>,
+    /// Whether the directory was listed and is not empty.
+    pub is_listed: bool,
+}
+
+/// Finds out which entries are meant, with one LIST if a pattern asks for it.
+///
+/// # Errors
+/// Where the directory cannot be listed, or holds more than a sync may.
+pub async fn selected(
+    vault: &Caller,
+    desired: &Desired,
+    previous: &VaultCertSyncStatus,
+) -> Result<Selected, Error> {
+    let listed = list(vault, desired).await?;
+    let is_listed = listed.as_ref().is_some_and(|listed| !listed.is_empty());
+    let names = names(desired, listed.unwrap_or_default(), previous);
+    let (found, limit) = (names.len(), desired.selection.limit);
+    if found > limit {
+        return Err(Error::TooMany { found, limit });
+    }
+    Ok(Selected { names, is_listed })
 }
 
 /// The names that are asked for, those that are there, and those that were delivered before.

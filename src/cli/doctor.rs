@@ -193,7 +193,8 @@ pub fn run(args: &DoctorArgs, mut stdout: impl Write) -> Result<(), Error> {
     }
 }
 
-fn has_color() -> bool {
+/// Whether stdout may be coloured: it is a terminal, and nobody said otherwise.
+pub fn has_color() -> bool {
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     io::stdout().is_terminal()
         && !is_set("NO_COLOR")

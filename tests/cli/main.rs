@@ -4,5 +4,6 @@
 mod credential_process;
 mod import;
 mod login;
+mod plan;
 mod policy;
 mod program;

@@ -56,6 +56,7 @@ mod metrics;
 mod order;
 mod outages;
 mod ownership;
+mod plan;
 mod principals;
 mod refusals;
 mod role_fields;
@@ -110,6 +111,7 @@ fn tests() -> Vec<Test> {
         credential_process::tests(),
         login::tests(),
         doctor::tests(),
+        plan::tests(),
     ]
     .concat()
 }
