@@ -23,10 +23,12 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+mod in_effect;
 mod vault_aws_backend;
 mod vault_aws_role;
 mod vault_cert_sync;
 
+pub use in_effect::*;
 pub use vault_aws_backend::*;
 pub use vault_aws_role::*;
 pub use vault_cert_sync::*;

@@ -125,6 +125,8 @@ reasons! {
         InvalidSpec,
         /// The name is one that is never written.
         ReservedName,
+        /// This Vault has known defects that make what is asked for unsafe; see the message.
+        VersionUnsafe,
         /// Role or policy of that name belongs to another resource, or to nobody we know: neither is
         /// written.
         Conflict,
@@ -166,6 +168,8 @@ reasons! {
         Updated,
         /// Event: somebody had changed role or policy in Vault, and it was put back.
         Corrected,
+        /// Event: the tenancy was withdrawn, and role and policy were taken away.
+        Removed,
         /// The Kubernetes API refused or failed a request.
         KubernetesError,
         /// The look took too long and was broken off; it is tried again.
