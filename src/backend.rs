@@ -8,6 +8,7 @@ pub mod apply;
 pub mod desired;
 pub mod observe;
 pub mod plan;
+pub mod usage;
 pub mod version;
 
 use std::{
@@ -25,6 +26,7 @@ use self::{
     desired::{Desired, Refusal},
     observe::{Credentials, Observed, observe},
     plan::plan,
+    usage::{Uncounted, Users, counted},
 };
 use crate::{
     connection::{self, Connections},
@@ -32,7 +34,7 @@ use crate::{
         pass::{Cleanup, Next, Note, Outcome, Progress, Reconcile, Status, Verdict},
         watch::Store,
     },
-    crd::{BackendReason, VaultAwsBackend, VaultAwsBackendStatus},
+    crd::{BackendReason, InEffect, VaultAwsBackend, VaultAwsBackendStatus},
     fault::{Fault, Retry, chain},
     lock::lock,
     naming::server_id,
@@ -58,6 +60,8 @@ pub struct Backends {
     /// When the mounts of each backend were last compared and found right, and for which UID and
     /// generation of it.
     pub compared: Mutex<HashMap<String, Compared>>,
+    /// Who uses a backend.
+    pub users: Users,
 }
 
 /// What goes wrong in a pass; every one of them is told as an outcome, with the conditions that say
@@ -79,7 +83,7 @@ pub enum Error {
     /// A namespace is set where there are none.
     #[error(
         "vault.namespace is set, but {0} has no namespaces and would ignore it: nothing is written; \
-         remove it from a new VaultAwsBackend"
+         remove it"
     )]
     NamespacesUnsupported(&'static str),
     /// The mount is missing and not ours to enable.
@@ -101,6 +105,9 @@ pub enum Error {
         "the operator cannot see the mount {0}: there is none, or its Vault policy grants nothing in it"
     )]
     KvDenied(String),
+    /// A field changes that may be in use.
+    #[error(transparent)]
+    Uncounted(#[from] Uncounted),
     /// kube-system is not in the cache yet.
     #[error("the UID of namespace kube-system is not known yet; or set clusterId")]
     ClusterUnknown,
@@ -118,7 +125,7 @@ impl Fault for Error {
             Self::MountConflict { .. } => BackendReason::MountConflict,
             Self::NotKvV2(_) => BackendReason::NotKvV2,
             Self::KvDenied(_) => BackendReason::VaultDenied,
-            Self::ClusterUnknown => BackendReason::KubernetesError,
+            Self::ClusterUnknown | Self::Uncounted(_) => BackendReason::KubernetesError,
         }
         .as_str()
     }
@@ -128,7 +135,7 @@ impl Fault for Error {
             Self::Refused(refusal) => refusal.retry(),
             Self::Connection(error) => error.retry(),
             Self::Vault(error) => error.retry(),
-            Self::NotServing(_) | Self::ClusterUnknown => Retry::Soon,
+            Self::NotServing(_) | Self::ClusterUnknown | Self::Uncounted(_) => Retry::Soon,
             Self::NamespacesUnsupported(_)
             | Self::MountNotFound(_)
             | Self::MountConflict { .. }
@@ -172,7 +179,7 @@ impl Reconcile for Backends {
     type Status = VaultAwsBackendStatus;
     type Error = Error;
 
-    const FINALIZER: Option<&'static str> = None;
+    const FINALIZER: Option<&'static str> = Some("vaultaws.dev/cleanup");
 
     async fn apply(
         &self,
@@ -181,13 +188,18 @@ impl Reconcile for Backends {
     ) -> Result<Outcome<VaultAwsBackendStatus>, Error> {
         let mut status = backend.status.clone().unwrap_or_default();
         let mut found = Found::default();
-        let pass = self.look(backend, &mut status, &mut found, now).await;
+        let pass = self.pass(backend, &mut status, &mut found, now).await;
         if pass.is_err() {
             // Look at the mounts again as soon as it passes.
             self.compared().remove(&backend.name_any());
         }
         let (ready, progress, next) = match &pass {
-            Ok(()) => (
+            Ok(Some(held)) => (
+                Verdict::no("Ready", BackendReason::FieldInUse.as_str(), held),
+                Progress::Stalled,
+                Next::In(HEALTH_INTERVAL),
+            ),
+            Ok(None) => (
                 Verdict::yes(
                     "Ready",
                     BackendReason::Ready.as_str(),
@@ -217,11 +229,28 @@ impl Reconcile for Backends {
 
     async fn cleanup(
         &self,
-        _: &VaultAwsBackend,
-        _: Timestamp,
+        backend: &VaultAwsBackend,
+        now: Timestamp,
     ) -> Result<Cleanup<VaultAwsBackendStatus>, Error> {
-        // Deleting a backend never disables a mount.
-        Ok(Cleanup::Done(None))
+        let roles = self.users.roles(&backend.name_any());
+        if roles == 0 {
+            // Deleting a backend never disables a mount.
+            return Ok(Cleanup::Done(None));
+        }
+        // What is there goes on: a backend that is being deleted cannot be made anew before it is gone.
+        let mut outcome = self.apply(backend, now).await?;
+        let serves = |verdict: &Verdict| {
+            verdict.holds == Some(true) || verdict.reason == BackendReason::FieldInUse.as_str()
+        };
+        if let Some(ready) = outcome.verdicts.first_mut().filter(|verdict| serves(verdict)) {
+            let message = format!(
+                "{} must be cleaned up in Vault before this backend can go: delete what refers to it",
+                counted(roles, 0)
+            );
+            *ready = Verdict::no("Ready", BackendReason::InUse.as_str(), message);
+            outcome.progress = Progress::Waiting;
+        }
+        Ok(Cleanup::NotYet(outcome))
     }
 
     fn forget(&self, _: Option<&str>, name: &str) {
@@ -231,6 +260,56 @@ impl Reconcile for Backends {
 }
 
 impl Backends {
+    /// Looks at the backend as it is in effect. `Some` says which change of the spec has to wait.
+    async fn pass(
+        &self,
+        backend: &VaultAwsBackend,
+        status: &mut VaultAwsBackendStatus,
+        found: &mut Found,
+        now: Timestamp,
+    ) -> Result<Option<String>, Error> {
+        let held = self.hold(backend, status, now).await?;
+        let mut used = backend.clone();
+        used.status = Some(status.clone());
+        let used = Arc::new(used).in_effect();
+        self.look(&used, status, found, now).await?;
+        // From the first time that resources may have used it.
+        status.in_effect.get_or_insert_with(|| InEffect::of(&used.spec));
+        Ok(held)
+    }
+
+    /// What of the spec must wait because resources use the old value. Where none does, the new one
+    /// takes effect.
+    async fn hold(
+        &self,
+        backend: &VaultAwsBackend,
+        status: &mut VaultAwsBackendStatus,
+        now: Timestamp,
+    ) -> Result<Option<String>, Error> {
+        let Some(used) = &status.in_effect else { return Ok(None) };
+        let fields = used.differing(&InEffect::of(&backend.spec));
+        if fields.is_empty() {
+            return Ok(None);
+        }
+        let name = backend.name_any();
+        let roles = self.users.roles(&name);
+        let syncs = self.users.syncs(&name, now).await?;
+        if roles + syncs > 0 {
+            return Ok(Some(format!(
+                "{} cannot change while {} it: the old value stays in effect (status.inEffect); put it \
+                 back, or use another VaultAwsBackend",
+                fields.join(", "),
+                match (roles + syncs, counted(roles, syncs)) {
+                    (1, one) => format!("{one} uses"),
+                    (_, many) => format!("{many} use"),
+                }
+            )));
+        }
+        status.in_effect = None;
+        self.compared().remove(&name);
+        Ok(None)
+    }
+
     async fn look(
         &self,
         backend: &VaultAwsBackend,

@@ -25,6 +25,7 @@
 //! | [`role`] | `VaultAwsRole`: the role and its policy, whose they are, what differs |
 //! | [`cert`] | `VaultCertSync`: entries, pairs, Secrets; what is never replaced by what |
 //! | [`tenancy`] | may this namespace use this account and role; pure |
+//! | [`safety`] | what a Vault with known defects is not asked for; pure |
 //! | [`naming`] | what an IAM role is called in AWS and in Vault; pure |
 //! | [`connection`] | from a backend to a Vault client and to the operator's own session |
 //! | [`vault`] | the only HTTP to Vault: one file for each API, errors classified once, limiter, sessions |
@@ -67,6 +68,7 @@ mod lock;
 pub mod naming;
 pub mod redacted;
 pub mod role;
+pub mod safety;
 pub mod telemetry;
 pub mod tenancy;
 pub mod vault;

@@ -201,7 +201,7 @@ impl Gate {
 
     /// Lets that many through from now on.
     pub fn set_rate(&self, requests_per_second: u32, burst: u32) {
-        limiter.set_rate(requests_per_second, burst);
+        self.0.limiter.set_rate(requests_per_second, burst);
     }
 }
 
@@ -273,6 +273,11 @@ impl Client {
         let link = Link::new(settings, &Liberties::default(), base)?;
         *lock(&self.0.link) = Arc::new(link);
         Ok(())
+    }
+
+    /// Whether both are handles to one client.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// The gate of the address.

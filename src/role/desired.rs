@@ -9,7 +9,7 @@ use super::policy::{self, Marker};
 use crate::{
     crd::{RoleReason, VaultAwsBackend, VaultAwsBackendSpec, VaultAwsRole},
     naming::{self, IamRole, PolicyName, RoleName, Subject, server_id},
-    tenancy,
+    safety, tenancy,
 };
 
 /// Where a role and its policy stand in one Vault, as Vault folds the names.
@@ -110,15 +110,25 @@ pub enum Refusal {
         /// The role's name.
         role: String,
     },
+    /// The name is that of a policy of the operator's own token.
+    #[error("`{policy}` is a policy of the operator's own token and never written")]
+    OperatorPolicy {
+        /// The policy's name.
+        policy: String,
+    },
+    /// This version of Vault cannot be trusted with it.
+    #[error(transparent)]
+    Unsafe(#[from] safety::Unsafe),
 }
 
 impl Refusal {
     /// The condition's reason.
     pub fn reason(&self) -> RoleReason {
         match self {
-            Self::Naming(naming::Fault::Reserved { .. }) | Self::OperatorRole { .. } => {
-                RoleReason::ReservedName
-            }
+            Self::Naming(naming::Fault::Reserved { .. })
+            | Self::OperatorRole { .. }
+            | Self::OperatorPolicy { .. } => RoleReason::ReservedName,
+            Self::Unsafe(_) => RoleReason::VersionUnsafe,
             Self::Naming(_) => RoleReason::InvalidSpec,
             Self::Tenancy(_) => RoleReason::TenancyDenied,
         }
@@ -150,9 +160,13 @@ impl Desired {
             },
         )?;
         let names = Names::of(&iam_role, resource, spec)?;
-        let own_login = spec.operator_login.service_account.as_ref();
-        if own_login.is_some_and(|own| {
-            own.mount == names.mount && own.role.eq_ignore_ascii_case(&names.role)
+        let own_login = &spec.operator_login;
+        let own_logins = [
+            own_login.service_account.as_ref().map(|own| (&own.mount, &own.role)),
+            own_login.aws.as_ref().map(|own| (&own.mount, &own.role)),
+        ];
+        if own_logins.into_iter().flatten().any(|(mount, role)| {
+            *mount == names.mount && role.eq_ignore_ascii_case(&names.role)
         }) {
             return Err(Refusal::OperatorRole { role: names.role });
         }
@@ -160,6 +174,8 @@ impl Desired {
         let rules = policy::rules(&spec.certificates, &iam_role);
         let unique_ids =
             resource.spec.resolve_aws_unique_ids.unwrap_or(spec.auth.resolve_aws_unique_ids);
+        let asked = safety::Asked { account: &iam_role.account, wildcard: false, unique_ids };
+        safety::permits(backend, &asked)?;
         Ok(Self {
             policy: policy::text(&owner, &rules),
             paths: rules.into_iter().map(|rule| rule.path).collect(),
@@ -169,6 +185,15 @@ impl Desired {
             names,
             owner,
         })
+    }
+}
+
+impl Desired {
+    /// Why the names may not be used although the spec may: the policy is one of those that the
+    /// operator's own token carries.
+    pub fn guards(&self, own: &[String]) -> Option<Refusal> {
+        let is_own = own.iter().any(|policy| policy.trim().eq_ignore_ascii_case(&self.names.policy));
+        is_own.then(|| Refusal::OperatorPolicy { policy: self.names.policy.clone() })
     }
 }
 

@@ -18,7 +18,10 @@ use kube::{ResourceExt, core::PartialObjectMeta, runtime::reflector::ObjectRef};
 use super::{Error, Operator};
 use crate::{
     aws::identity::Ambient,
-    backend::Backends,
+    backend::{
+        Backends,
+        usage::{Users, released},
+    },
     cert::{
         self, Certs, Memory,
         accounts::Accounts,
@@ -68,21 +71,19 @@ pub(super) async fn compose(operator: &mut Operator) -> Result<OpenSessions, Err
         namespace.metadata.annotations = None;
     });
     let backends = operator.watch(Scope::All, |_: &mut VaultAwsBackend| {});
+    let roles = operator.watch(operator.scope(), |_: &mut VaultAwsRole| {});
     if operator.args.runs(Controller::Backend) {
-        backend(operator, &backends, &namespaces, &connections);
+        backend(operator, &roles, &backends, &namespaces, &connections);
     }
     let mut identities = None;
-    if operator.args.runs(Controller::Role) || operator.args.runs(Controller::Sync) {
-        let roles = operator.watch(operator.scope(), |_: &mut VaultAwsRole| {});
-        if operator.args.runs(Controller::Role) {
-            role(operator, &roles, &backends, &namespaces, &connections);
-        }
-        if operator.args.runs(Controller::Sync) {
-            let ambient = Ambient::load("us-east-1").await.map_err(Error::Aws)?;
-            let kept = Arc::new(Identities::new(ambient));
-            sync(operator, &roles, &backends, &namespaces, &connections, &kept);
-            identities = Some(kept);
-        }
+    if operator.args.runs(Controller::Role) {
+        role(operator, &roles, &backends, &namespaces, &connections);
+    }
+    if operator.args.runs(Controller::Sync) {
+        let ambient = Ambient::load("us-east-1").await.map_err(Error::Aws)?;
+        let kept = Arc::new(Identities::new(ambient));
+        sync(operator, &roles, &backends, &namespaces, &connections, &kept);
+        identities = Some(kept);
     }
     Ok(OpenSessions { connections, identities })
 }
@@ -91,21 +92,31 @@ type Namespaces = Watched<PartialObjectMeta<Namespace>>;
 
 fn backend(
     operator: &mut Operator,
+    roles: &Watched<VaultAwsRole>,
     backends: &Watched<VaultAwsBackend>,
     namespaces: &Namespaces,
     connections: &Arc<Connections>,
 ) {
+    let client = operator.clients.requests.clone();
     let reconciler = Arc::new(Backends {
         namespaces: namespaces.store(),
         connections: Arc::clone(connections),
         compared: Mutex::default(),
+        users: Users::new(roles.store(), client, operator.args.namespaces.clone()),
     });
-    let (backends, namespaces) = (backends.clone(), namespaces.clone());
+    let (roles, backends, namespaces) = (roles.clone(), backends.clone(), namespaces.clone());
     let shell = operator.shell("backend");
     operator.spawn(async move {
-        // The default clusterId is the UID of a namespace.
-        namespaces.ready().await;
-        controller::run(reconciler, &backends, stream::pending(), shell).await;
+        // The default clusterId is the UID of a namespace; and who uses a backend must be known before
+        // it changes or goes.
+        listed(&roles, &backends, &namespaces).await;
+        let store = backends.store();
+        let released = triggers(&roles, move |event| {
+            let gone = event.old.as_ref().filter(|_| event.is_deletion());
+            let backend = gone.and_then(|role| store.get(None, &released(role)));
+            backend.iter().map(|backend| reference(&**backend)).collect()
+        });
+        controller::run(reconciler, &backends, released, shell).await;
     });
 }
 
@@ -267,11 +278,19 @@ fn backend_matters(event: &Event<VaultAwsBackend>) -> bool {
                 backend.metadata.generation,
                 status.map(|status| status.observed_generation),
                 status.and_then(|status| status.cluster_id.clone()),
+                status.and_then(|status| status.in_effect.clone()),
+                version_safe(backend),
                 ready,
             )
         })
     };
     part(&event.old) != part(&event.new)
+}
+
+/// Whether Vault's version may be asked for everything.
+fn version_safe(backend: &VaultAwsBackend) -> Option<String> {
+    let status = backend.status.as_ref()?;
+    find(&status.conditions, "VersionSafe").map(|safe| safe.status.clone())
 }
 
 /// Another verdict on the role, another name or ID in Vault, or its deletion.
