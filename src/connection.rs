@@ -82,7 +82,9 @@ pub enum Error {
     #[error("connecting to the Vault of the backend")]
     Settings(#[source] Arc<vault::SettingsError>),
     /// What a reference holds cannot be used; it may be changed at any time.
-    #[error("connecting to the Vault of the backend by {kind} `{name}` of the operator's namespace")]
+    #[error(
+        "connecting to the Vault of the backend by {kind} `{name}` of the operator's namespace"
+    )]
     Unusable {
         /// ConfigMap or Secret.
         kind: &'static str,
@@ -455,11 +457,8 @@ impl Connections {
         name: &str,
         keys: [&str; N],
     ) -> Result<[Redacted<String>; N], Error> {
-        let missing = |key: &str| Error::Reference {
-            kind,
-            name: name.to_owned(),
-            key: key.to_owned(),
-        };
+        let missing =
+            |key: &str| Error::Reference { kind, name: name.to_owned(), key: key.to_owned() };
         let wanted = Reference::new(kind, name, &keys);
         let known = |values: Vec<Redacted<String>>| {
             values.try_into().map_err(|_| missing(keys.first().copied().unwrap_or_default()))
@@ -565,9 +564,8 @@ fn serving_since(backend: &VaultAwsBackend) -> Option<Timestamp> {
 fn limit(clients: &HashMap<String, Connected>, client: &vault::Client) {
     let own = clients.values().find(|known| known.client.is_same(client));
     let Some(address) = own.map(|known| &known.settings.address) else { return };
-    let of_address = || {
-        clients.values().map(|known| &known.settings).filter(|other| other.address == *address)
-    };
+    let of_address =
+        || clients.values().map(|known| &known.settings).filter(|other| other.address == *address);
     let rate = of_address().map(|settings| settings.requests_per_second).min();
     let burst = of_address().map(|settings| settings.burst).min();
     if let Some((rate, burst)) = rate.zip(burst) {

@@ -93,7 +93,9 @@ impl Reconcile for Roles {
     ) -> Result<Outcome<VaultAwsRoleStatus>, Error> {
         let (backend, desired) = match self.desired(role) {
             Ok(found) => found,
-            Err(hold) if hold.withdrawn.is_some() => return Ok(self.withdraw(role, hold, now).await),
+            Err(hold) if hold.withdrawn.is_some() => {
+                return Ok(self.withdraw(role, hold, now).await);
+            }
             Err(hold) if hold.is_shared => {
                 let next = hold.next;
                 return Ok(still_ready(role, next).unwrap_or_else(|| hold.outcome(role)));
@@ -518,9 +520,9 @@ impl From<Refusal> for Hold {
             Refusal::Tenancy(_) => Progress::Waiting,
             // Vault may be updated.
             Refusal::Unsafe(_) => Progress::Waiting,
-            Refusal::Naming(_)
-            | Refusal::OperatorRole { .. }
-            | Refusal::OperatorPolicy { .. } => Progress::Stalled,
+            Refusal::Naming(_) | Refusal::OperatorRole { .. } | Refusal::OperatorPolicy { .. } => {
+                Progress::Stalled
+            }
         };
         let (reason, message) = (refusal.reason(), refusal.to_string());
         let next = Next::WhenChanged;
@@ -635,9 +637,9 @@ impl Fault for Error {
     fn retry(&self) -> Retry {
         match self {
             // The backend's spec is to be changed, not this resource's.
-            Self::Connection(
-                connection::Error::Settings(_) | connection::Error::Signing(_),
-            ) => Retry::Slowly,
+            Self::Connection(connection::Error::Settings(_) | connection::Error::Signing(_)) => {
+                Retry::Slowly
+            }
             Self::Connection(error) => error.retry(),
             Self::Vault(error) => error.retry(),
             // Another writer, or a standby that is behind.

@@ -70,11 +70,8 @@ mod tests {
 
     fn judge(version_safe: &str, wildcard: bool, unique_ids: bool, entry: bool) -> &'static str {
         let role = format!("arn:aws:iam::{ACCOUNT}:role/vault-reader");
-        let accounts = if entry {
-            json!([{"accountId": ACCOUNT, "stsRoleArn": role}])
-        } else {
-            json!([])
-        };
+        let accounts =
+            if entry { json!([{"accountId": ACCOUNT, "stsRoleArn": role}]) } else { json!([]) };
         let backend: VaultAwsBackend = serde_json::from_value(json!({
             "apiVersion": "vaultaws.dev/v1alpha1", "kind": "VaultAwsBackend",
             "metadata": {"name": "default"},

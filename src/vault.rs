@@ -1051,6 +1051,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn clients_behind_one_gate_share_what_they_learn_of_the_address() {
+        let settings = Settings::new(base("https://127.0.0.1:1"));
+        let gate = Gate::new(50, 100);
+        let behind = |namespace: &str| {
+            let settings = Settings { namespace: Some(namespace.to_owned()), ..settings.clone() };
+            let client = Client::behind(&settings, Arc::new(Unobserved), gate.clone()).unwrap();
+            client.with_token(Redacted::new("t".to_owned()))
+        };
+        let (one, other) = (behind("one"), behind("other"));
+        for _ in 0..3 {
+            tokens::lookup_self(&one).await.unwrap_err();
+        }
+        let error = tokens::lookup_self(&other).await.unwrap_err();
+        assert!(matches!(error.cause(), Cause::CircuitOpen { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
     async fn nobody_listening_is_unreachable() {
         let settings = Settings::new(base("https://127.0.0.1:1"));
         let client = Client::new(&settings, Arc::new(Unobserved)).unwrap();

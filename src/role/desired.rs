@@ -165,9 +165,11 @@ impl Desired {
             own_login.service_account.as_ref().map(|own| (&own.mount, &own.role)),
             own_login.aws.as_ref().map(|own| (&own.mount, &own.role)),
         ];
-        if own_logins.into_iter().flatten().any(|(mount, role)| {
-            *mount == names.mount && role.eq_ignore_ascii_case(&names.role)
-        }) {
+        if own_logins
+            .into_iter()
+            .flatten()
+            .any(|(mount, role)| *mount == names.mount && role.eq_ignore_ascii_case(&names.role))
+        {
             return Err(Refusal::OperatorRole { role: names.role });
         }
         let owner = names.marker(resource, cluster);
@@ -192,7 +194,8 @@ impl Desired {
     /// Why the names may not be used although the spec may: the policy is one of those that the
     /// operator's own token carries.
     pub fn guards(&self, own: &[String]) -> Option<Refusal> {
-        let is_own = own.iter().any(|policy| policy.trim().eq_ignore_ascii_case(&self.names.policy));
+        let is_own =
+            own.iter().any(|policy| policy.trim().eq_ignore_ascii_case(&self.names.policy));
         is_own.then(|| Refusal::OperatorPolicy { policy: self.names.policy.clone() })
     }
 }

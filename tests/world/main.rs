@@ -32,6 +32,7 @@ macro_rules! tests {
 mod accounts;
 mod acl;
 mod audit;
+mod backends;
 mod certificates;
 mod credential_process;
 mod deletion;
@@ -70,6 +71,7 @@ fn tests() -> Vec<Test> {
         main_line::tests(),
         order::tests(),
         accounts::tests(),
+        backends::tests(),
         ownership::tests(),
         delivery::tests(),
         sources::tests(),
@@ -97,6 +99,7 @@ fn outage_tests() -> Vec<Test> {
         sessions::outage_tests(),
         credential_process::outage_tests(),
         doctor::outage_tests(),
+        backends::outage_tests(),
     ]
     .concat()
 }

@@ -31,6 +31,8 @@ pub(crate) const TOKEN_SECONDS: i64 = 24 * 3600;
 
 /// The syncer's AWS identity by keys: the Secret that its Deployment names.
 const SYNCER_AWS_SECRET: &str = "vault-aws-syncer-aws";
+/// The role writer's, for `operatorLogin.aws`.
+const ROLE_WRITER_AWS_SECRET: &str = "vault-aws-role-writer-aws";
 /// The ServiceAccount by which Vault asks the API server whether a token is good.
 const REVIEWER: &str = "vault-token-reviewer";
 
@@ -199,15 +201,17 @@ fn references(lab: &Lab) -> Result<Value> {
             json!({"aws_access_key_id": access_key, "aws_secret_access_key": secret_key}),
         ));
         let Keys { access_key, secret_key, .. } = &seeds.operator.keys;
-        items.push(secret(
-            SYNCER_AWS_SECRET,
-            json!({
-                "AWS_ACCESS_KEY_ID": access_key,
-                "AWS_SECRET_ACCESS_KEY": secret_key,
-                "AWS_REGION": REGION,
-                "AWS_ENDPOINT_URL_STS": lab.sts_url(),
-            }),
-        ));
+        for name in [SYNCER_AWS_SECRET, ROLE_WRITER_AWS_SECRET] {
+            items.push(secret(
+                name,
+                json!({
+                    "AWS_ACCESS_KEY_ID": access_key,
+                    "AWS_SECRET_ACCESS_KEY": secret_key,
+                    "AWS_REGION": REGION,
+                    "AWS_ENDPOINT_URL_STS": lab.sts_url(),
+                }),
+            ));
+        }
     }
     Ok(json!({"apiVersion": "v1", "kind": "List", "items": items}))
 }
