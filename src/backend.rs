@@ -238,7 +238,7 @@ impl Reconcile for Backends {
             return Ok(Cleanup::Done(None));
         }
         // What is there goes on: a backend that is being deleted cannot be made anew before it is gone.
-        let mut outcome = self.apply(backend, now).await?;
+        let mut outcome = Box::pin(self.apply(backend, now)).await?;
         let serves = |verdict: &Verdict| {
             verdict.holds == Some(true) || verdict.reason == BackendReason::FieldInUse.as_str()
         };
@@ -293,7 +293,7 @@ impl Backends {
         }
         let name = backend.name_any();
         let roles = self.users.roles(&name);
-        let syncs = self.users.syncs(&name, now).await?;
+        let syncs = Box::pin(self.users.syncs(&name, now)).await?;
         if roles + syncs > 0 {
             return Ok(Some(format!(
                 "{} cannot change while {} it: the old value stays in effect (status.inEffect); put it \

@@ -299,7 +299,8 @@ impl Connections {
         let proof = async {
             match (&login.service_account, &login.aws) {
                 (Some(account), _) => log_in_by_token(&client, account).await,
-                (None, Some(login)) => self.log_in_by_aws(backend, &client, login).await,
+                // Rare, and its future large: it has a place of its own while it lasts.
+                (None, Some(login)) => Box::pin(self.log_in_by_aws(backend, &client, login)).await,
                 // The schema has exactly one; an object may be older than its schema.
                 (None, None) => Err(Error::Reference {
                     kind: "Secret",

@@ -94,7 +94,7 @@ impl Reconcile for Roles {
         let (backend, desired) = match self.desired(role) {
             Ok(found) => found,
             Err(hold) if hold.withdrawn.is_some() => {
-                return Ok(self.withdraw(role, hold, now).await);
+                return Ok(Box::pin(self.withdraw(role, hold, now)).await);
             }
             Err(hold) if hold.is_shared => {
                 let next = hold.next;

