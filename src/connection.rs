@@ -186,17 +186,23 @@ pub struct Connections {
     observer: Arc<dyn vault::Observer>,
     /// By name of the backend.
     clients: Mutex<HashMap<String, Connected>>,
-    references: Mutex<HashMap<Reference, (Instant, Vec<Redacted<String>>)>>,
+    references: Mutex<HashMap<Reference, Read>>,
     /// Held while a reference is read: many passes at once cause one read.
     reading: tokio::sync::Mutex<()>,
     sessions: Sessions<BackendKey, Error>,
     /// The session that was last given out, to be named when Vault calls its token dead.
     in_use: Mutex<HashMap<BackendKey, Session>>,
-    /// By name of the backend: the token that an admin gave, and the policies that it carries.
-    given: Mutex<HashMap<String, (Redacted<String>, Vec<String>)>>,
+    /// By name of the backend.
+    given: Mutex<HashMap<String, Given>>,
     /// The operator's own AWS identity, once a login asked for it.
     ambient: OnceCell<Ambient>,
 }
+
+/// When a reference was read, and the values of its keys.
+type Read = (Instant, Vec<Redacted<String>>);
+
+/// A token that an admin gave, and the policies that it carries.
+type Given = (Redacted<String>, Vec<String>);
 
 struct Connected {
     settings: Settings,
