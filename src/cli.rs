@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     ffi::OsString,
+    fmt::Write as _,
     io::Write,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -16,6 +17,7 @@ use crate::{
     telemetry::{DEFAULT_LOG_FILTER, LogFormat},
     vault::{aws_secrets::Kind, wire::go_duration},
 };
+use sha2::{Digest as _, Sha256};
 use vault_environment::{VaultFlags, parse_bool};
 
 pub mod crd;
@@ -270,9 +272,9 @@ pub struct RunArgs {
     #[arg(long, env = "POD_NAMESPACE", hide = true)]
     pod_namespace: Option<String>,
 
-    /// The name of this replica, shown in events
-    #[arg(long, env = "HOSTNAME", hide = true, default_value = "vault-aws")]
-    pub instance: String,
+    /// The name of this replica, shown in events and held in the Lease
+    #[arg(long, env = "HOSTNAME", hide = true)]
+    instance: Option<String>,
 
     /// Passes of each kind that run at once
     #[arg(long, env = "VAULT_AWS_CONCURRENCY", default_value_t = 32, value_name = "NUMBER")]
@@ -288,6 +290,21 @@ pub struct RunArgs {
     #[arg(long, env = "VAULT_AWS_CLEANUP_TIMEOUT", default_value = "10m", value_name = "DURATION")]
     #[arg(value_parser = duration)]
     pub cleanup_timeout: Duration,
+
+    /// How long one watch of the API server lasts; one that is silent for 5 s longer is taken for
+    /// dead. Below the idle limit of what stands between
+    #[arg(long, env = "VAULT_AWS_WATCH_TIMEOUT", default_value = "200s", value_name = "DURATION")]
+    #[arg(value_parser = duration)]
+    pub watch_timeout: Duration,
+
+    /// The Lease, in the operator's own namespace, by which replicas elect the one that writes
+    /// [default: by the controllers and namespaces that are served]
+    #[arg(long, env = "VAULT_AWS_LEASE", value_name = "NAME")]
+    lease: Option<String>,
+
+    /// Write without asking for the Lease: only where no second replica can run
+    #[arg(long, env = "VAULT_AWS_NO_LEADER_ELECTION", conflicts_with = "lease")]
+    pub no_leader_election: bool,
 
     /// Leave out the metric that has one series for each certificate
     #[arg(long, env = "VAULT_AWS_NO_CERTIFICATE_EXPIRY_METRICS")]
@@ -313,6 +330,38 @@ impl RunArgs {
         let given = self.operator_namespace.as_deref().or(self.pod_namespace.as_deref());
         given.unwrap_or("vault-aws-system")
     }
+
+    /// The name of this replica: the pod's, else one that no other process has.
+    pub fn instance(&self) -> String {
+        self.instance.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            format!("{}-{}", host.trim(), std::process::id())
+        })
+    }
+
+    /// The Lease of everybody who serves the same controllers and namespaces: those who share work
+    /// share a Lease, and those who split it do not.
+    pub fn lease(&self) -> String {
+        if let Some(lease) = &self.lease {
+            return lease.clone();
+        }
+        let mut name = "vault-aws".to_owned();
+        for controller in Controller::value_variants().iter().filter(|one| self.runs(**one)) {
+            name.push('-');
+            name.push_str(controller.word());
+        }
+        let mut namespaces = self.namespaces.clone();
+        namespaces.sort();
+        namespaces.dedup();
+        if !namespaces.is_empty() {
+            let digest = Sha256::digest(namespaces.join(","));
+            name.push('-');
+            digest.iter().take(5).for_each(|byte| {
+                let _ = write!(name, "{byte:02x}");
+            });
+        }
+        name
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -328,6 +377,16 @@ pub enum Controller {
     Role,
     /// `VaultCertSync`: certificates as Secrets.
     Sync,
+}
+
+impl Controller {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Backend => "backend",
+            Self::Role => "role",
+            Self::Sync => "sync",
+        }
+    }
 }
 
 /// Why a command failed.

@@ -57,6 +57,7 @@ use crate::{
     clock,
     crd::MANAGER,
     fault::{Retry, chain},
+    leader::Leadership,
     telemetry::Pulse,
 };
 
@@ -87,8 +88,24 @@ pub struct Shell {
     pub deadline: Duration,
     /// Ends the controllers.
     pub shutdown: CancellationToken,
+    /// Passes start only while this replica leads.
+    pub leadership: Leadership,
     /// The sign of life of this controller's loop.
     pub pulse: Pulse,
+}
+
+impl Shell {
+    /// Waits until this replica leads, giving signs of life meanwhile; whether it does: `false` if it
+    /// is to stop before.
+    pub async fn leads(&self) -> bool {
+        loop {
+            self.pulse.beat();
+            tokio::select! {
+                () = self.shutdown.cancelled() => return false,
+                won = timeout(BEAT, self.leadership.won()) => if won.is_ok() { return true },
+            }
+        }
+    }
 }
 
 /// Looks at every resource of a kind, again and again, until `shell.shutdown`: when it was created,
@@ -118,6 +135,7 @@ pub async fn run<R: Reconcile>(
         known: HashMap::new(),
         passes: JoinSet::new(),
         aside: Aside::default(),
+        leads: true,
         reconciler,
         shell,
     };
@@ -137,6 +155,8 @@ pub async fn run<R: Reconcile>(
                 }
             }
             () = aside.more() => {}
+            // The API server could not be reached for a while, and nobody took the lease.
+            () = desk.shell.leadership.won(), if !desk.leads => {}
             () = sleep_until(wake) => {}
         }
     }
@@ -151,6 +171,8 @@ struct Desk<R: Reconcile> {
     known: HashMap<ObjectRef<R::Resource>, Memory<R::Resource>>,
     passes: JoinSet<Ended<R::Resource>>,
     aside: Aside,
+    /// Whether this replica led when it was last asked.
+    leads: bool,
     reconciler: Arc<R>,
     shell: Shell,
 }
@@ -238,7 +260,9 @@ impl<R: Reconcile> Desk<R> {
 
     fn start_due(&mut self) {
         let now = Instant::now();
-        while !self.is_full()
+        self.leads = self.shell.leadership.holds();
+        while self.leads
+            && !self.is_full()
             && let Some(object) = self.queue.take(now)
         {
             let Some(stored) = self.store.fetch(&object) else {
@@ -274,8 +298,9 @@ impl<R: Reconcile> Desk<R> {
 
     fn wake_at(&self) -> Instant {
         let beat = Instant::now() + BEAT;
-        if self.is_full() {
-            return beat; // Nothing can start before a pass ends or steps aside.
+        if self.is_full() || !self.leads {
+            // Nothing can start before a pass ends or steps aside, or the lease is renewed.
+            return beat;
         }
         self.queue.next_due().map_or(beat, |due| due.min(beat))
     }
@@ -482,6 +507,7 @@ impl<R: Reconcile> Pass<R> {
                 self.reporter.notes(resource, &report.notes, self.now).await;
                 (report.result, Some(current), Some(report.next))
             }
+            Ok(Written::Outrun) => outrun(),
             Ok(Written::Gone) => {
                 self.reporter
                     .metrics()

@@ -32,6 +32,7 @@
 //! | [`aws`] | the only user of the AWS crates: credentials, AssumeRole, the signed GetCallerIdentity |
 //! | [`credentials`] | what `credential-process` keeps between two starts, until when, and what it prints |
 //! | [`cli`] | flags and commands; `cli::run` composes the operator |
+//! | [`leader`] | which replica may write; the fence before every request that changes something |
 //! | [`admin`], [`telemetry`] | health, metrics, logs |
 //! | [`fault`], [`redacted`], [`clock`], `lock` | leaves: how failure is spoken of, what cannot be printed, what time it is, locks that outlive a panic |
 //!
@@ -64,6 +65,7 @@ pub mod crd;
 pub mod credentials;
 pub mod doctor;
 pub mod fault;
+pub mod leader;
 mod lock;
 pub mod naming;
 pub mod redacted;

@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -35,7 +35,7 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
-use crate::lock::lock;
+use crate::{leader::Leadership, lock::lock};
 
 /// How a log line is written.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
@@ -226,6 +226,11 @@ impl Metrics {
         Self { inner: Arc::new(inner) }
     }
 
+    /// What tells whether this replica leads; once for the process.
+    pub fn elects(&self, leadership: Leadership) {
+        let _ = self.inner.state.leadership.set(leadership);
+    }
+
     /// The OpenMetrics text.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut page = String::new();
@@ -411,6 +416,7 @@ impl Inner {
 #[derive(Debug, Default)]
 struct State {
     certificate_expiry: bool,
+    leadership: OnceLock<Leadership>,
     /// Kind → UID → standing.
     resources: Mutex<HashMap<String, HashMap<Box<str>, Standing>>>,
     syncs: Mutex<BTreeMap<SyncName, Syncing>>,
@@ -440,6 +446,12 @@ struct Held {
 
 impl Collector for State {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        if let Some(leadership) = self.leadership.get() {
+            let help = "Whether this replica holds the lease, and so may write";
+            let none: [(&str, &str); 0] = [];
+            let leads = [(none, i64::from(leadership.holds()))].into_iter();
+            gauge(&mut encoder, "leader", help, None, leads)?;
+        }
         self.encode_resources(&mut encoder)?;
         let syncs = lock(&self.syncs);
         let mut states: BTreeMap<&str, i64> = BTreeMap::new();

@@ -20,6 +20,8 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Url;
 use rustify::Endpoint;
@@ -27,7 +29,12 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
-use crate::{clock, lock::lock, redacted::Redacted};
+use crate::{
+    clock,
+    leader::{LateBody, NotLeading},
+    lock::lock,
+    redacted::Redacted,
+};
 
 pub mod acl;
 pub mod aws_auth;
@@ -162,8 +169,14 @@ pub fn parse_any_address(text: &str) -> Result<Url, SettingsError> {
     Ok(url)
 }
 
-/// Learns of each request, for metrics. The labels are bounded.
+/// Stands beside each request: learns of it, for metrics, and says whether this process may change
+/// anything. The labels are bounded.
 pub trait Observer: Send + Sync {
+    /// Whether requests that change something may be sent now: not by a replica that does not lead.
+    fn may_write(&self) -> bool {
+        true
+    }
+
     /// A request ended: what for (`read_role`), how (`ok`, `not_found`, `denied`, …), after how long.
     fn request(&self, operation: &'static str, result: &'static str, elapsed: Duration);
 
@@ -408,6 +421,11 @@ impl Client {
             }
         }
         let permit = circuit.admit()?;
+        // Asked last: it may have waited for long.
+        if request.method != Method::GET && !operation.gives_back && !shared.observer.may_write() {
+            drop(permit);
+            return Err(NotLeading.into());
+        }
         if let Some(token) = token {
             token.spend()?;
         }
@@ -484,10 +502,10 @@ impl Client {
         let deadline = Instant::now() + after;
         let timeout = || Cause::Timeout { after, asks_aws: operation.asks_aws };
         let work = async {
-            let mut response = once(&request).await?;
+            let mut response = self.once(operation, &request).await?;
             if response.status() == StatusCode::TEMPORARY_REDIRECT {
                 follow(&request.url, response.headers())?;
-                response = once(&request).await?;
+                response = self.once(operation, &request).await?;
                 if response.status() == StatusCode::TEMPORARY_REDIRECT {
                     return Err(Cause::NoActiveNode);
                 }
@@ -504,6 +522,33 @@ impl Client {
         }
     }
 
+    async fn once(
+        &self,
+        operation: &Operation,
+        request: &Request,
+    ) -> Result<reqwest::Response, Cause> {
+        let body = request.body.to_vec();
+        let is_fenced = request.method != Method::GET && !operation.gives_back;
+        let body = if is_fenced && !body.is_empty() {
+            let observer = Arc::clone(&self.0.observer);
+            reqwest::Body::wrap(LateBody::new(Full::<Bytes>::from(body), move || {
+                observer.may_write()
+            }))
+        } else {
+            body.into()
+        };
+        let http = &request.link.http;
+        http.request(request.method.clone(), request.url.clone())
+            .headers(request.headers.clone())
+            .body(body)
+            .send()
+            .await
+            .map_err(|error| match is_fenced && !self.0.observer.may_write() {
+                true => NotLeading.into(),
+                false => tls::unreachable(&error),
+            })
+    }
+
     /// Remembers how far Vault's clock is from ours.
     fn learn_time(&self, headers: &HeaderMap) {
         let Some(server) = headers.get(header::DATE).and_then(http_date) else {
@@ -515,16 +560,6 @@ impl Client {
         let skew = SignedDuration::from_secs(skew.as_secs());
         *lock(&self.0.skew) = Some(skew);
     }
-}
-
-async fn once(request: &Request) -> Result<reqwest::Response, Cause> {
-    let http = &request.link.http;
-    http.request(request.method.clone(), request.url.clone())
-        .headers(request.headers.clone())
-        .body(request.body.to_vec())
-        .send()
-        .await
-        .map_err(|error| tls::unreachable(&error))
 }
 
 /// A token and, if Vault limits its use, how many requests it still has.
@@ -606,12 +641,14 @@ pub(crate) struct Operation {
     label: &'static str,
     text: String,
     asks_aws: bool,
+    /// It returns what this process was lent: also allowed to one that does not lead any more.
+    gives_back: bool,
     limit: usize,
 }
 
 impl Operation {
     pub(crate) fn new(label: &'static str, text: impl Into<String>) -> Self {
-        Self { label, text: text.into(), asks_aws: false, limit: ANSWER_BYTES }
+        Self { label, text: text.into(), asks_aws: false, gives_back: false, limit: ANSWER_BYTES }
     }
 
     /// A LIST, whose answer may be larger.
@@ -622,6 +659,11 @@ impl Operation {
     /// Vault asks AWS before it answers, so that a late answer does not mean a slow Vault.
     pub(crate) fn asking_aws(self) -> Self {
         Self { asks_aws: true, ..self }
+    }
+
+    /// Returns what this process was lent.
+    pub(crate) fn giving_back(self) -> Self {
+        Self { gives_back: true, ..self }
     }
 
     pub(crate) fn failed(&self, cause: Cause) -> Error {

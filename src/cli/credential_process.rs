@@ -200,6 +200,7 @@ fn is_outage(cause: &Cause) -> bool {
         | Cause::TooLarge { .. }
         | Cause::Redirected { .. }
         | Cause::InvalidRequest { .. }
+        | Cause::NotLeading(_)
         | Cause::MfaRequired
         | Cause::WrappedAnswer => false,
     }

@@ -20,6 +20,7 @@ use crate::{
         report::Reporter,
         watch::{Kind, Scope, Watched},
     },
+    leader::{Election, Leadership, fenced_client},
     telemetry::{self, Metrics, Pulse},
 };
 
@@ -59,6 +60,12 @@ pub enum Error {
     /// A controller ended although nobody asked it to: better a restart than half an operator.
     #[error("a controller ended by itself")]
     ControllerEnded,
+    /// Another replica leads now. This one begins again as a standby, with nothing in memory.
+    #[error("another replica took the lease `{lease}` over")]
+    LeaseLost {
+        /// Its name.
+        lease: String,
+    },
 }
 
 impl Error {
@@ -74,6 +81,7 @@ impl Error {
             Self::Admin(admin::Error::Bind { .. }) => {
                 Some("choose another address with --admin-address; port 0 takes a free one")
             }
+            Self::LeaseLost { .. } => Some("start it again: it waits until the other one is gone"),
             Self::Log(_)
             | Self::Admin(_)
             | Self::Runtime(_)
@@ -101,15 +109,20 @@ pub fn run(args: RunArgs) -> Result<(), Error> {
 
 async fn serve(args: RunArgs) -> Result<(), Error> {
     let signals = Signals::listen()?;
-    let clients = Clients::connect().await?;
+    let (clients, election) = Clients::connect(&args).await?;
     let metrics = Metrics::new(!args.no_certificate_expiry_metrics);
     let vitals = Vitals::new(metrics.clone());
     admin::serve(args.admin_address, vitals.clone())?;
     let shutdown = CancellationToken::new();
     let stopping = shutdown.clone();
     vitals.needs(move || stopping.is_cancelled().then(|| "stopping".to_owned()));
+    metrics.elects(clients.leadership.clone());
+    // After the last write: until then nobody else may begin.
+    let resign = CancellationToken::new();
+    let election = election.map(|election| tokio::spawn(election.run(resign.clone())));
+    let lease = args.lease();
     let mut operator = Operator {
-        reporter: Reporter::new(clients.requests.clone(), metrics.clone(), args.instance.clone()),
+        reporter: Reporter::new(clients.requests.clone(), metrics.clone(), args.instance()),
         args,
         clients,
         metrics,
@@ -118,9 +131,14 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         tasks: JoinSet::new(),
     };
     let sessions = kinds::compose(&mut operator).await?;
-    let ended = operator.run_until(signals).await;
+    let ended = operator.run_until(signals, &lease).await;
     // After the last pass: nobody asks for a token any more.
     sessions.give_back().await;
+    resign.cancel();
+    if let Some(election) = election {
+        // Each of its requests has a deadline of its own.
+        let _ = election.await;
+    }
     ended
 }
 
@@ -129,12 +147,15 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
 pub struct Clients {
     /// For lists and watches, which have deadlines of their own.
     pub watches: Client,
-    /// For everything else.
+    /// For everything else; it changes something only while this replica leads.
     pub requests: Client,
+    /// Whether it does.
+    pub leadership: Leadership,
 }
 
 impl Clients {
-    async fn connect() -> Result<Self, Error> {
+    /// The clients, and the election to take part in.
+    async fn connect(args: &RunArgs) -> Result<(Self, Option<Election>), Error> {
         let mut config = Config::infer().await.map_err(Error::Infer)?;
         // It repeats 429 and 503 up to fifteen times within a pass, and POSTs too. Ours is the
         // schedule, which lets others go first meanwhile.
@@ -143,8 +164,17 @@ impl Clients {
         let watches = Client::try_from(config.clone()).map_err(Error::Client)?;
         config.read_timeout = Some(READ_TIMEOUT);
         config.reset_reader_on_write = true;
-        let requests = Client::try_from(config).map_err(Error::Client)?;
-        Ok(Self { watches, requests })
+        let election = if args.no_leader_election {
+            None
+        } else {
+            // Connections of its own: no crowd of requests makes a renewal wait.
+            let client = Client::try_from(config.clone()).map_err(Error::Client)?;
+            let namespace = args.operator_namespace();
+            Some(Election::new(client, namespace, &args.lease(), &args.instance()))
+        };
+        let leadership = election.as_ref().map_or_else(Leadership::unopposed, Election::leadership);
+        let requests = fenced_client(config, leadership.clone()).map_err(Error::Client)?;
+        Ok((Self { watches, requests, leadership }, election))
     }
 }
 
@@ -172,7 +202,8 @@ impl Operator {
     /// Watches a kind; the process is ready only while that works.
     fn watch<K: Kind>(&self, scope: Scope, prune: fn(&mut K)) -> Watched<K> {
         let client = self.clients.watches.clone();
-        let watched = Watched::start_pruned(client, self.metrics.clone(), scope, prune);
+        let watched =
+            Watched::start(client, self.metrics.clone(), scope, self.args.watch_timeout, prune);
         let looked_at = watched.clone();
         self.vitals.needs(move || looked_at.complaint());
         watched
@@ -187,6 +218,7 @@ impl Operator {
             concurrency: usize::from(self.args.concurrency),
             deadline: PASS_DEADLINE,
             shutdown: self.shutdown.clone(),
+            leadership: self.clients.leadership.clone(),
             pulse,
         }
     }
@@ -197,7 +229,7 @@ impl Operator {
     }
 
     /// Waits for a signal and sees the stop through; a second signal breaks it off.
-    async fn run_until(mut self, mut signals: Signals) -> Result<(), Error> {
+    async fn run_until(mut self, mut signals: Signals, lease: &str) -> Result<(), Error> {
         let asked = tokio::select! {
             signal = signals.received() => {
                 tracing::info!(signal, "stopping");
@@ -206,6 +238,9 @@ impl Operator {
             Some(ended) = self.tasks.join_next() => {
                 tracing::error!(panicked = ended.is_err(), "a controller ended by itself");
                 Err(Error::ControllerEnded)
+            }
+            () = self.clients.leadership.lost() => {
+                Err(Error::LeaseLost { lease: lease.to_owned() })
             }
         };
         self.shutdown.cancel();

@@ -10,8 +10,8 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams, PostParams},
-    core::Request,
+    api::{GetParams, Patch, PatchParams, PostParams},
+    core::{Request, object::HasStatus},
 };
 use serde_json::json;
 use tokio::time::timeout;
@@ -30,6 +30,8 @@ use crate::{
 /// How long a status may take to be written, and an event to be sent.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a status is tried while others change the resource.
+const OUTRUN: usize = 3;
 
 /// Where reports go. A cheap handle.
 #[derive(Clone)]
@@ -49,6 +51,8 @@ pub(super) enum Written<K> {
     Changed(Box<K>),
     /// The resource is gone.
     Gone,
+    /// Another replica wrote a status meanwhile: ours speaks of what is no more.
+    Outrun,
 }
 
 /// Why a status could not be written.
@@ -77,6 +81,10 @@ impl Reporter {
     }
 
     /// Writes the whole status unless it stands there already.
+    ///
+    /// The write names the version that the pass started from: a replica that lost its lease while
+    /// the request was on its way must not overwrite what its successor said. Somebody else's change
+    /// of the spec or the metadata meanwhile is no reason to say nothing.
     pub(super) async fn status<K, S>(
         &self,
         resource: &K,
@@ -84,15 +92,44 @@ impl Reporter {
         status: &S,
     ) -> Result<Written<K>, Error>
     where
-        K: Kind,
+        K: Kind + HasStatus<Status = S>,
         S: Status,
     {
         let meta = resource.meta();
-        let kind = K::kind(&());
-        self.metrics.reported(&kind, meta.uid.as_deref().unwrap_or_default(), status.conditions());
+        let uid = meta.uid.as_deref().unwrap_or_default();
+        self.metrics.reported(&K::kind(&()), uid, status.conditions());
         if previous == Some(status) {
             return Ok(Written::Unchanged);
         }
+        let name = meta.name.as_deref().unwrap_or_default();
+        let mut version = meta.resource_version.clone();
+        for _ in 0..OUTRUN {
+            match self.patch_status(resource, version.as_deref(), status).await {
+                Err(Error::Write(kube::Error::Api(said))) if said.code == 409 => {}
+                written => return written,
+            }
+            let request = Request::new(K::url_path(&(), meta.namespace.as_deref()))
+                .get(name, &GetParams::default())
+                .map_err(|error| Error::Write(kube::Error::BuildRequest(error)))?;
+            match timeout(WRITE_TIMEOUT, self.client.request::<K>(request)).await {
+                Ok(Ok(object)) if object.meta().uid != meta.uid => return Ok(Written::Gone),
+                Ok(Ok(object)) if object.status() != previous => return Ok(Written::Outrun),
+                Ok(Ok(object)) => version = object.meta().resource_version.clone(),
+                Ok(Err(kube::Error::Api(said))) if said.code == 404 => return Ok(Written::Gone),
+                Ok(Err(error)) => return Err(Error::Write(error)),
+                Err(_) => return Err(Error::Silent),
+            }
+        }
+        Ok(Written::Outrun)
+    }
+
+    async fn patch_status<K: Kind, S: Status>(
+        &self,
+        resource: &K,
+        version: Option<&str>,
+        status: &S,
+    ) -> Result<Written<K>, Error> {
+        let (meta, kind) = (resource.meta(), K::kind(&()));
         let name = meta.name.as_deref().unwrap_or_default();
         // The UID keeps the status of a deleted resource from its successor of the same name.
         let patch = Patch::Apply(json!({
@@ -102,6 +139,7 @@ impl Reporter {
                 name: meta.name.clone(),
                 namespace: meta.namespace.clone(),
                 uid: meta.uid.clone(),
+                resource_version: version.map(str::to_owned),
                 ..ObjectMeta::default()
             },
             "status": status,

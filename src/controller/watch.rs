@@ -38,9 +38,6 @@ use tokio::{
 use super::schedule;
 use crate::{clock, fault::chain, lock::lock, telemetry::Metrics};
 
-/// How long the API server keeps one watch open: below the idle limit of common load balancers.
-pub const WATCH_TIMEOUT: Duration = Duration::from_secs(200);
-
 /// What the client adds to it before it takes the connection for dead.
 const WATCH_MARGIN: Duration = Duration::from_secs(5);
 
@@ -208,6 +205,7 @@ impl<K: Kind> Clone for Watched<K> {
 struct Inner<K: Kind> {
     client: Client,
     metrics: Metrics,
+    lasting: Duration,
     prune: fn(&mut K),
     store: Store<K>,
     /// By namespace; `None` is the whole cluster.
@@ -256,17 +254,23 @@ impl Progress {
 impl<K: Kind> Watched<K> {
     /// Starts watching. Must be called within a Tokio runtime. The client must have no read
     /// timeout, or quiet watches end early.
-    pub fn start(client: Client, metrics: Metrics, scope: Scope) -> Self {
-        Self::start_pruned(client, metrics, scope, |_| {})
-    }
-
-    /// The same; `prune` drops what nobody reads before an object is stored. `managedFields` and
-    /// kubectl's last-applied annotation are always dropped.
-    pub fn start_pruned(client: Client, metrics: Metrics, scope: Scope, prune: fn(&mut K)) -> Self {
+    ///
+    /// The API server ends each watch after `lasting`, which should be below the idle limit of what
+    /// stands between; one that is silent for longer counts as dead. `prune` drops what nobody reads
+    /// before an object is stored. `managedFields` and kubectl's last-applied annotation are always
+    /// dropped.
+    pub fn start(
+        client: Client,
+        metrics: Metrics,
+        scope: Scope,
+        lasting: Duration,
+        prune: fn(&mut K),
+    ) -> Self {
         let watched = Self {
             inner: Arc::new(Inner {
                 client,
                 metrics,
+                lasting,
                 prune,
                 store: Store::default(),
                 streams: Mutex::default(),
@@ -335,7 +339,7 @@ impl<K: Kind> Watched<K> {
 
     /// What keeps this kind from being trusted, if anything: for `/readyz`.
     pub fn complaint(&self) -> Option<String> {
-        let limit = WATCH_TIMEOUT * 3;
+        let limit = self.inner.lasting * 3;
         let kind = K::kind(&());
         for (scope, progress) in lock(&self.inner.streams).iter().filter(|(_, p)| p.vital) {
             let place = scope.as_deref().map(|name| format!(" in {name}")).unwrap_or_default();
@@ -559,9 +563,9 @@ impl<K: Kind> Follower<K> {
         mut version: String,
     ) -> Result<Option<String>, (Broken, Option<String>)> {
         let Some(inner) = self.inner.upgrade() else { return Ok(None) };
-        let client = inner.client.clone();
+        let (client, lasting) = (inner.client.clone(), inner.lasting);
         drop(inner);
-        let seconds = u32::try_from(WATCH_TIMEOUT.as_secs()).unwrap_or(u32::MAX);
+        let seconds = u32::try_from(lasting.as_secs()).unwrap_or(u32::MAX);
         let params = WatchParams { timeout: Some(seconds), bookmarks: true, ..Default::default() };
         let request = self.request();
         let request = if K::metadata_api() {
@@ -590,8 +594,8 @@ impl<K: Kind> Follower<K> {
         let mut events = 0_u64;
         loop {
             // The server ends each watch itself; silence beyond that is a dead connection.
-            let Ok(next) = timeout(WATCH_TIMEOUT + WATCH_MARGIN, stream.next()).await else {
-                return Err((Broken::Silent(WATCH_TIMEOUT + WATCH_MARGIN), Some(version)));
+            let Ok(next) = timeout(lasting + WATCH_MARGIN, stream.next()).await else {
+                return Err((Broken::Silent(lasting + WATCH_MARGIN), Some(version)));
             };
             let Some(inner) = self.inner.upgrade() else { return Ok(None) };
             match next {
@@ -827,7 +831,13 @@ mod tests {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let nowhere = Config::new("https://127.0.0.1:1".parse().expect("an address"));
         let client = Client::try_from(nowhere).expect("a client");
-        Watched::start(client, Metrics::new(false), Scope::Namespaces(Vec::new()))
+        Watched::start(
+            client,
+            Metrics::new(false),
+            Scope::Namespaces(Vec::new()),
+            Duration::from_secs(200),
+            |_| {},
+        )
     }
 
     fn config_map(namespace: &str, name: &str, version: &str) -> ConfigMap {
@@ -921,7 +931,7 @@ mod tests {
     fn a_refusal_lists_again_and_a_broken_connection_goes_on() {
         let after = |broken| resume(broken, "7".to_owned()).1;
         assert_eq!(after(Broken::Short).as_deref(), Some("7"));
-        assert_eq!(after(Broken::Silent(WATCH_TIMEOUT)).as_deref(), Some("7"));
+        assert_eq!(after(Broken::Silent(WATCH_MARGIN)).as_deref(), Some("7"));
         assert_eq!(after(Broken::Expired), None);
         for code in [401, 403, 404] {
             assert_eq!(after(Broken::Refused { code, message: String::new() }), None);

@@ -85,6 +85,7 @@ fn of_cause(cause: &Cause) -> &'static str {
             "something between here and Vault asks for wrapping (X-Vault-Wrap-TTL): take that away"
         }
         Cause::CircuitOpen { cause, .. } => of_cause(cause),
+        Cause::NotLeading(_) => "ask the replica that leads",
         Cause::Refused { .. }
         | Cause::Malformed { .. }
         | Cause::TooLarge { .. }

@@ -9,7 +9,10 @@ use std::{borrow::Cow, fmt, time::Duration};
 use serde::Deserialize;
 
 pub use crate::aws::text::clean;
-use crate::fault::{Fault, Retry};
+use crate::{
+    fault::{Fault, Retry},
+    leader::NotLeading,
+};
 
 /// A request to Vault that failed: what was being done, and why it did not work.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -211,6 +214,9 @@ pub enum Cause {
         /// What is wrong with it.
         what: Cow<'static, str>,
     },
+    /// Not sent: another replica of the operator leads.
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
     /// The login needs a second factor, which a machine does not have.
     #[error("the login asks for multi-factor authentication")]
     MfaRequired,
@@ -239,6 +245,8 @@ impl Cause {
                 "VaultError"
             }
             Self::CircuitOpen { cause, .. } => cause.reason(),
+            // Never in a status: a replica that does not lead writes none.
+            Self::NotLeading(_) => "VaultUnreachable",
         }
     }
 
@@ -250,6 +258,7 @@ impl Cause {
             | Self::Sealed
             | Self::NoActiveNode
             | Self::TokenInvalid
+            | Self::NotLeading(_)
             | Self::Server { .. } => Retry::Soon,
             Self::Throttled { retry_after: Some(wait), .. } => Retry::After(*wait),
             Self::Throttled { retry_after: None, .. } => Retry::Soon,
@@ -273,6 +282,7 @@ impl Cause {
             | Self::Sealed
             | Self::NoActiveNode
             | Self::Throttled { .. }
+            | Self::NotLeading(_)
             | Self::Redirected { .. } => true,
             Self::Timeout { asks_aws, .. } => !asks_aws,
             Self::Server { status, message } => message.is_none() && (502..=504).contains(status),
@@ -321,6 +331,7 @@ impl Cause {
             Self::CircuitOpen { .. } => "circuit_open",
             Self::Redirected { .. } => "redirected",
             Self::InvalidRequest { .. } => "invalid",
+            Self::NotLeading(_) => "not_leading",
         }
     }
 

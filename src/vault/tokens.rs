@@ -80,7 +80,7 @@ pub async fn renew_self(caller: &Caller, increment: Option<Duration>) -> Result<
 
 /// Revokes the token itself. Batch tokens cannot be revoked: a refusal.
 pub async fn revoke_self(caller: &Caller) -> Result<(), Error> {
-    let operation = Operation::new("revoke_self", "revoking our Vault token");
+    let operation = Operation::new("revoke_self", "revoking our Vault token").giving_back();
     caller.release_last_use();
     caller.send(&operation, &RevokeTokenSelfRequest {}).await?.existing().map(drop)
 }

@@ -134,6 +134,9 @@ fn a_right_on_secrets_never_spans_the_cluster() {
     }
     for role in of_kind(&installation(), "Role") {
         for rule in list(&role, "/rules") {
+            if strings(rule, "/resources") == BTreeSet::from(["leases"]) {
+                continue;
+            }
             assert_eq!(strings(rule, "/verbs"), BTreeSet::from(["get"]), "{}", name(&role));
         }
     }
@@ -200,7 +203,7 @@ fn only_viewing_is_aggregated_and_nobody_is_given_backends() {
 }
 
 #[test]
-fn each_deployment_runs_once_under_its_own_service_account() {
+fn each_deployment_runs_under_its_own_service_account_and_its_replicas_may_overlap() {
     let deployments = of_kind(&installation(), "Deployment");
     assert_eq!(deployments.len(), COMPONENTS.len());
     for (deployment, component) in deployments.iter().zip(COMPONENTS) {
@@ -208,7 +211,8 @@ fn each_deployment_runs_once_under_its_own_service_account() {
         assert_eq!(name(deployment), expected);
         assert_eq!(text(deployment, "/spec/template/spec/serviceAccountName"), expected);
         assert_eq!(deployment["spec"]["replicas"], 1, "{expected}");
-        assert_eq!(text(deployment, "/spec/strategy/type"), "Recreate", "{expected}");
+        // They elect one that writes, so the next pod may start before the last one ends.
+        assert_eq!(text(deployment, "/spec/strategy/type"), "RollingUpdate", "{expected}");
         let labels = &deployment["spec"]["template"]["metadata"]["labels"];
         assert_eq!(&deployment["spec"]["selector"]["matchLabels"], labels, "{expected}");
         assert_eq!(text(labels, "/app.kubernetes.io~1component"), component);

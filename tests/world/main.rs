@@ -38,6 +38,7 @@ mod credential_process;
 mod deletion;
 mod delivery;
 mod doctor;
+mod election;
 mod entries;
 mod identities;
 mod leaks;
@@ -94,6 +95,7 @@ fn tests() -> Vec<Test> {
 fn outage_tests() -> Vec<Test> {
     [
         outages::tests(),
+        election::tests(),
         deletion::outage_tests(),
         identities::outage_tests(),
         sessions::outage_tests(),

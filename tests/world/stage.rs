@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::runtime::{Builder, Runtime};
-use vault_aws_lab::{Component, Installation, Lab, Operator, Options};
+use vault_aws_lab::{Component, Front, Installation, Lab, Operator, Options};
 
 use crate::leaks;
 
@@ -22,12 +22,17 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 /// go that a test can wait for.
 pub(crate) const CLEANUP_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long a watch lasts there, so that a test can wait until a dead one is noticed.
+pub(crate) const WATCH_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// A lab with a running operator.
 pub(crate) struct Stage {
     /// The servers.
     pub(crate) lab: Lab,
     /// What was installed.
     pub(crate) installation: Installation,
+    /// Between the operator and the API server, where tests spoil that way.
+    pub(crate) way: Option<Front>,
     /// The process with power in Vault.
     pub(crate) role_writer: Operator,
     /// The process that writes Secrets.
@@ -39,6 +44,7 @@ impl Stage {
     async fn set(
         name: String,
         env: &[(&str, &str)],
+        spoilt: bool,
         runtime: Arc<Runtime>,
     ) -> vault_aws_lab::Result<Self> {
         let begun = Instant::now();
@@ -46,9 +52,11 @@ impl Stage {
         let lab = Lab::start(Options { name, keep_files, ..Options::default() }).await?;
         let installation = Installation::install(&lab).await?;
         let binary = Path::new(env!("CARGO_BIN_EXE_vault-aws"));
+        let way = if spoilt { Some(Front::before_apiserver(&lab).await?) } else { None };
+        let apiserver = way.as_ref().map_or_else(|| lab.kube_url(), Front::url);
         let (role_writer, syncer) = tokio::try_join!(
-            Operator::start_with(&lab, Component::RoleWriter, binary, env),
-            Operator::start_with(&lab, Component::Syncer, binary, env),
+            Operator::start_behind(&lab, Component::RoleWriter, binary, &apiserver, env),
+            Operator::start_behind(&lab, Component::Syncer, binary, &apiserver, env),
         )?;
         tokio::try_join!(role_writer.ready(READY_LIMIT), syncer.ready(READY_LIMIT))?;
         if let Some(seeds) = &lab.seeds {
@@ -63,7 +71,7 @@ impl Stage {
             begun.elapsed().as_secs_f64(),
             lab.folder().display()
         ));
-        Ok(Self { lab, installation, role_writer, syncer, runtime })
+        Ok(Self { lab, installation, way, role_writer, syncer, runtime })
     }
 
     /// On which tests run, and the clients of the lab.
@@ -83,6 +91,10 @@ impl Stage {
         }
         self.lab.vault_unseal().await?;
         self.lab.sts().accept().await;
+        if let Some(way) = &self.way {
+            way.answer_normally();
+            way.heal().await;
+        }
         for operator in self.operators() {
             operator.start_again().await?;
             operator.ready(READY_LIMIT).await?;
@@ -114,13 +126,15 @@ type Attempt = Result<Arc<Stage>, String>;
 impl Stages {
     /// The lab of tests that leave the servers alone.
     pub(crate) fn shared(&self) -> Attempt {
-        self.start(&self.shared, "world", &[])
+        self.start(&self.shared, "world", &[], false)
     }
 
     /// The lab of tests that do not.
     pub(crate) fn outage(&self) -> Attempt {
         let timeout = format!("{}s", CLEANUP_TIMEOUT.as_secs());
-        self.start(&self.outage, "outage", &[("VAULT_AWS_CLEANUP_TIMEOUT", &timeout)])
+        let watch = format!("{}s", WATCH_TIMEOUT.as_secs());
+        let env = [("VAULT_AWS_CLEANUP_TIMEOUT", &*timeout), ("VAULT_AWS_WATCH_TIMEOUT", &watch)];
+        self.start(&self.outage, "outage", &env, true)
     }
 
     /// The labs that were started.
@@ -131,7 +145,13 @@ impl Stages {
             .collect()
     }
 
-    fn start(&self, slot: &Mutex<Option<Attempt>>, name: &str, env: &[(&str, &str)]) -> Attempt {
+    fn start(
+        &self,
+        slot: &Mutex<Option<Attempt>>,
+        name: &str,
+        env: &[(&str, &str)],
+        spoilt: bool,
+    ) -> Attempt {
         // Held while the lab starts: the other tests wait here.
         let mut slot = lock(slot);
         if let Some(attempt) = &*slot {
@@ -139,7 +159,7 @@ impl Stages {
         }
         let attempt = self.runtime().and_then(|runtime| {
             let name = format!("{name}-{}", std::process::id());
-            let stage = runtime.block_on(Stage::set(name, env, Arc::clone(&runtime)));
+            let stage = runtime.block_on(Stage::set(name, env, spoilt, Arc::clone(&runtime)));
             stage.map(Arc::new).map_err(|error| {
                 let reason = format!("the lab did not start: {}", error.story());
                 say(&reason);
@@ -187,6 +207,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Tells people something on stderr.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }

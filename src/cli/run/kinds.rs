@@ -38,6 +38,7 @@ use crate::{
         watch::{Event, Kind, Scope, Store, Watched, reference, triggers},
     },
     crd::{VaultAwsBackend, VaultAwsRole, VaultCertSync},
+    leader::Leadership,
     role::{Roles, Stores},
     telemetry::Metrics,
     vault::Observer,
@@ -61,7 +62,10 @@ impl OpenSessions {
 
 /// Starts the watches and the controllers that were asked for.
 pub(super) async fn compose(operator: &mut Operator) -> Result<OpenSessions, Error> {
-    let observer = Arc::new(Measured(operator.metrics.clone()));
+    let observer = Arc::new(Beside {
+        metrics: operator.metrics.clone(),
+        leadership: operator.clients.leadership.clone(),
+    });
     let connections = Arc::new(Connections::new(
         operator.clients.requests.clone(),
         operator.args.operator_namespace().to_owned(),
@@ -110,6 +114,10 @@ fn backend(
         // The default clusterId is the UID of a namespace; and who uses a backend must be known before
         // it changes or goes.
         listed(&roles, &backends, &namespaces).await;
+        // Before anything is subscribed to: a standby may wait for weeks.
+        if !shell.leads().await {
+            return;
+        }
         let store = backends.store();
         let released = triggers(&roles, move |event| {
             let gone = event.old.as_ref().filter(|_| event.is_deletion());
@@ -135,6 +143,10 @@ fn role(
     let shell = operator.shell("role");
     operator.spawn(async move {
         listed(&roles, &backends, &namespaces).await;
+        // Before anything is subscribed to: a standby may wait for weeks.
+        if !shell.leads().await {
+            return;
+        }
         let store = roles.store();
         let by_backend = triggers(&backends, {
             let store = store.clone();
@@ -202,6 +214,10 @@ fn sync(
     let shell = operator.shell("sync");
     operator.spawn(async move {
         listed(&roles, &backends, &namespaces).await;
+        // Before anything is subscribed to: a standby may wait for weeks.
+        if !shell.leads().await {
+            return;
+        }
         let store = syncs.store();
         let by_backend = triggers(&backends, {
             let (store, roles) = (store.clone(), roles.store());
@@ -322,18 +338,25 @@ fn verdict(conditions: &[Condition]) -> Option<(String, String)> {
     find(conditions, READY).map(|ready| (ready.status.clone(), ready.reason.clone()))
 }
 
-/// Vault's requests as metrics.
-struct Measured(Metrics);
+/// Vault's requests as metrics, and the fence before those that change something.
+struct Beside {
+    metrics: Metrics,
+    leadership: Leadership,
+}
 
-impl Observer for Measured {
+impl Observer for Beside {
+    fn may_write(&self) -> bool {
+        self.leadership.holds()
+    }
+
     fn request(&self, operation: &'static str, result: &'static str, elapsed: Duration) {
-        self.0.vault_request(operation, result, elapsed);
+        self.metrics.vault_request(operation, result, elapsed);
         if operation.starts_with("login") {
-            self.0.login(result);
+            self.metrics.login(result);
         }
     }
 
     fn waited(&self, wait: Duration) {
-        self.0.limiter_waited(wait);
+        self.metrics.limiter_waited(wait);
     }
 }

@@ -284,6 +284,11 @@ impl Lab {
         self.layout.pki.ca()
     }
 
+    /// Certificate and key of one of the servers.
+    pub(crate) fn certificate_files(&self, holder: Holder) -> (PathBuf, PathBuf) {
+        (self.layout.pki.certificate(holder), self.layout.pki.key(holder))
+    }
+
     /// For example `https://127.0.0.1:20004`.
     pub fn vault_addr(&self) -> String {
         self.layout.vault_addr()
@@ -451,8 +456,13 @@ impl Lab {
 
     /// Writes a kubeconfig with that token.
     pub fn kubeconfig_for_token(&self, path: &Path, token: &str) -> Result<()> {
+        self.kubeconfig_at(&self.kube_url(), path, token)
+    }
+
+    /// The same for an API server behind a [`Front`](crate::Front).
+    pub fn kubeconfig_at(&self, url: &str, path: &Path, token: &str) -> Result<()> {
         let user = User::Token(token.to_owned());
-        kubernetes::write_kubeconfig(path, &self.kube_url(), &self.ca_path(), &user)
+        kubernetes::write_kubeconfig(path, url, &self.ca_path(), &user)
     }
 }
 

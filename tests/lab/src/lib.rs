@@ -15,7 +15,7 @@
 //! labs without a test, [`vault`], [`aws`], `kubernetes` and [`sts`] how tests talk to the servers,
 //! [`namespaces`] a front of Vault that looks as if it had namespaces,
 //! `oidc` whose tokens STS believes, [`vending`] an agent that hands out credentials, [`proxy`]
-//! Vault's own proxy, [`installation`] and [`operator`] how the operator is installed and run, `cargo`
+//! Vault's own proxy, [`front`] the faults of a network, [`installation`] and [`operator`] how the operator is installed and run, `cargo`
 //! how it is built, `audit` what it asked of the servers; [`demo`] tells its story,
 //! [`bench`](mod@bench) measures it.
 
@@ -29,6 +29,7 @@ pub mod detached;
 mod error;
 mod files;
 mod folder;
+pub mod front;
 pub mod installation;
 mod keeper;
 mod kubernetes;
@@ -50,6 +51,7 @@ mod web;
 pub use aws::{Aws, Keys, Seeds, TrustPolicy, User};
 pub use error::{Error, Result};
 pub use folder::{Owner, Seen, SeenServer, find, is_alive, list};
+pub use front::{Fault, Front, FrontRequest, Reply};
 pub use installation::{Installation, Names};
 pub use keeper::child_entry;
 pub use lab::{Lab, Options, Parts};

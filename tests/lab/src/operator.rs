@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Container, EnvVar, Secret},
@@ -55,6 +56,14 @@ impl Component {
         }
     }
 
+    /// Name of a second replica's process.
+    fn second(self) -> &'static str {
+        match self {
+            Self::RoleWriter => "vault-aws-role-writer-2",
+            Self::Syncer => "vault-aws-syncer-2",
+        }
+    }
+
     /// The user as which it asks the API server.
     pub fn user(self) -> String {
         format!("system:serviceaccount:{NAMESPACE}:{}", self.name())
@@ -68,6 +77,8 @@ pub struct Operator {
     component: Component,
     admin: SocketAddr,
     http: reqwest::Client,
+    /// The API server's audit log calls it so, whatever its user.
+    credential: String,
     _port: Ports<1>,
 }
 
@@ -86,6 +97,33 @@ impl Operator {
         binary: &Path,
         more: &[(&str, &str)],
     ) -> Result<Self> {
+        Self::start_as(lab, component, component.name(), binary, &lab.kube_url(), more).await
+    }
+
+    /// The same with the API server at this URL, where a [`Front`](crate::Front) is.
+    pub async fn start_behind(
+        lab: &Lab,
+        component: Component,
+        binary: &Path,
+        apiserver: &str,
+        more: &[(&str, &str)],
+    ) -> Result<Self> {
+        Self::start_as(lab, component, component.name(), binary, apiserver, more).await
+    }
+
+    /// Starts a second replica beside the first, as `replicas: 2` would.
+    pub async fn start_second(lab: &Lab, component: Component, binary: &Path) -> Result<Self> {
+        Self::start_as(lab, component, component.second(), binary, &lab.kube_url(), &[]).await
+    }
+
+    async fn start_as(
+        lab: &Lab,
+        component: Component,
+        process: &'static str,
+        binary: &Path,
+        apiserver: &str,
+        more: &[(&str, &str)],
+    ) -> Result<Self> {
         let folder = folder(lab);
         files::create_folder(&folder)?;
         let port = Ports::<1>::reserve()?;
@@ -93,9 +131,9 @@ impl Operator {
         let admin = SocketAddr::from(([127, 0, 0, 1], number));
         let container = container(&lab.kube(), component).await?;
         let name = component.name();
-        let kubeconfig = folder.join(format!("{name}.kubeconfig"));
+        let kubeconfig = folder.join(format!("{process}.kubeconfig"));
         let token = lab.service_account_token(NAMESPACE, name, &[], TOKEN_SECONDS).await?;
-        lab.kubeconfig_for_token(&kubeconfig, &token)?;
+        lab.kubeconfig_at(apiserver, &kubeconfig, &token)?;
 
         let mut args: Vec<OsString> = container.args.iter().flatten().map(OsString::from).collect();
         args.extend(["--admin-address".into(), admin.to_string().into()]);
@@ -103,7 +141,7 @@ impl Operator {
         env.extend([
             ("PATH".to_owned(), "/usr/bin:/bin".into()),
             ("HOME".to_owned(), folder.clone().into()),
-            ("HOSTNAME".to_owned(), format!("{name}-lab").into()),
+            ("HOSTNAME".to_owned(), format!("{process}-lab").into()),
             ("KUBECONFIG".to_owned(), kubeconfig.into()),
         ]);
         env.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.into())));
@@ -120,10 +158,11 @@ impl Operator {
             any_status: true,
             limit: START_LIMIT,
         };
-        let server = Server::new(lab.folder(), name, number, program, ready);
+        let server = Server::new(lab.folder(), process, number, program, ready);
         server.start().await?;
         let http = Trust::default().client(Duration::from_secs(5))?;
-        Ok(Self { server, component, admin, http, _port: port })
+        let credential = credential(&token)?;
+        Ok(Self { server, component, admin, http, credential, _port: port })
     }
 
     /// Starts it again after it was stopped or killed, on the same port.
@@ -140,6 +179,27 @@ impl Operator {
     /// Kills it, as a lost node would.
     pub async fn kill9(&self) -> Result<()> {
         self.server.kill9().await
+    }
+
+    /// Freezes it, as a node that is out of memory would.
+    pub fn pause(&self) -> Result<()> {
+        self.server.pause()
+    }
+
+    /// Lets it go on, as if nothing had been.
+    pub fn resume(&self) -> Result<()> {
+        self.server.resume()
+    }
+
+    /// What the API server's audit log calls this process and no other:
+    /// `authentication.kubernetes.io/credential-id`.
+    pub fn credential(&self) -> &str {
+        &self.credential
+    }
+
+    /// Whether it says that it holds the lease. One that does not answer does not.
+    pub async fn leads(&self) -> bool {
+        self.metrics().await.is_ok_and(|text| text.lines().any(|line| line == "vault_aws_leader 1"))
     }
 
     /// Which of the two it is.
@@ -207,6 +267,16 @@ impl Operator {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         line.split_whitespace().next()?.parse().ok()
     }
+}
+
+/// The ID of a ServiceAccount token as the audit log writes it.
+fn credential(token: &str) -> Result<String> {
+    let unfit = || "reading the ID of a ServiceAccount token".to_owned();
+    let payload = token.split('.').nth(1).unwrap_or_default();
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(std::io::Error::other);
+    let claims: serde_json::Value =
+        serde_json::from_slice(&bytes.doing(unfit)?).map_err(std::io::Error::other).doing(unfit)?;
+    Ok(format!("JTI={}", claims["jti"].as_str().unwrap_or_default()))
 }
 
 /// Where kubeconfigs and token files of the operator are.
