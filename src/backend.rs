@@ -6,6 +6,9 @@
 
 pub mod apply;
 pub mod desired;
+pub mod fingerprint;
+pub mod managed;
+mod mount;
 pub mod observe;
 pub mod plan;
 pub mod usage;
@@ -17,15 +20,14 @@ use std::{
     time::Duration,
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{ResourceExt, core::PartialObjectMeta};
 
 use self::{
-    apply::apply,
     desired::{Desired, Refusal},
-    observe::{Credentials, Observed, observe},
-    plan::plan,
+    mount::Memory,
+    observe::Observed,
     usage::{Uncounted, Users, counted},
 };
 use crate::{
@@ -38,6 +40,7 @@ use crate::{
     fault::{Fault, Retry, chain},
     lock::lock,
     naming::server_id,
+    telemetry::Metrics,
     vault::{self, health},
 };
 
@@ -45,23 +48,30 @@ use crate::{
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two looks while Vault cannot serve.
 const OUTAGE_INTERVAL: Duration = Duration::from_secs(3);
-/// Between two comparisons of the mounts while nothing changes.
-const DRIFT_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
-
-/// UID and generation, and when.
-type Compared = ((String, Option<i64>), Timestamp);
-
 /// Reconciles VaultAwsBackends.
 pub struct Backends {
     /// For the UID of kube-system.
     pub namespaces: Store<PartialObjectMeta<Namespace>>,
     /// Vault clients, and the operator's own sessions.
     pub connections: Arc<Connections>,
-    /// When the mounts of each backend were last compared and found right, and for which UID and
-    /// generation of it.
-    pub compared: Mutex<HashMap<String, Compared>>,
+    /// For what is counted.
+    pub metrics: Metrics,
+    /// What is remembered of the mounts of each backend.
+    memories: Mutex<HashMap<String, Memory>>,
     /// Who uses a backend.
-    pub users: Users,
+    users: Users,
+}
+
+impl Backends {
+    /// That has looked at nothing yet.
+    pub fn new(
+        namespaces: Store<PartialObjectMeta<Namespace>>,
+        connections: Arc<Connections>,
+        metrics: Metrics,
+        users: Users,
+    ) -> Self {
+        Self { namespaces, connections, metrics, memories: Mutex::default(), users }
+    }
 }
 
 /// What goes wrong in a pass; every one of them is told as an outcome, with the conditions that say
@@ -90,12 +100,14 @@ pub enum Error {
     #[error("there is no auth mount at auth/{0}; enable it, or set auth.management: Managed")]
     MountNotFound(String),
     /// Something else is mounted there.
-    #[error("auth/{mount} is of type {kind}, not aws")]
+    #[error("auth/{mount} is of type {kind}, not {wanted}")]
     MountConflict {
         /// The mount.
         mount: String,
         /// Its type.
         kind: String,
+        /// What it is to be.
+        wanted: String,
     },
     /// The certificates' mount is something else.
     #[error("the mount {0} is not KV version 2; certificates.mount must name a KV v2 engine")]
@@ -189,10 +201,17 @@ impl Reconcile for Backends {
         let mut status = backend.status.clone().unwrap_or_default();
         let mut found = Found::default();
         let pass = self.pass(backend, &mut status, &mut found, now).await;
-        if pass.is_err() {
+        if pass.is_err()
+            && let Some(memory) = self.memories().get_mut(&backend.name_any())
+        {
             // Look at the mounts again as soon as it passes.
-            self.compared().remove(&backend.name_any());
+            memory.distrust();
         }
+        // A link that was not looked at in this pass is as it was.
+        let kept = |kind| Verdict::kept(kind, &status.conditions, BackendReason::word);
+        let reachable = found.reachable.or_else(|| kept("Reachable"));
+        let mount = found.mount.or_else(|| kept("MountConfigured"));
+        let version = found.version.or_else(|| kept("VersionSafe"));
         let (ready, progress, next) = match &pass {
             Ok(Some(held)) => (
                 Verdict::no("Ready", BackendReason::FieldInUse.as_str(), held),
@@ -200,11 +219,7 @@ impl Reconcile for Backends {
                 Next::In(HEALTH_INTERVAL),
             ),
             Ok(None) => (
-                Verdict::yes(
-                    "Ready",
-                    BackendReason::Ready.as_str(),
-                    "Vault serves, and the mounts are as they should be",
-                ),
+                Verdict::yes("Ready", BackendReason::Ready.as_str(), ready_message(mount.as_ref())),
                 Progress::Done,
                 Next::In(HEALTH_INTERVAL),
             ),
@@ -222,8 +237,8 @@ impl Reconcile for Backends {
                 )
             }
         };
-        let verdicts =
-            verdicts(ready, found.reachable, found.mount, found.version, &status.conditions);
+        let links = [reachable, mount, version].into_iter().flatten();
+        let verdicts = std::iter::once(ready).chain(links).collect();
         Ok(Outcome { status, progress, verdicts, notes: found.notes, next })
     }
 
@@ -254,7 +269,7 @@ impl Reconcile for Backends {
     }
 
     fn forget(&self, _: Option<&str>, name: &str) {
-        self.compared().remove(name);
+        self.memories().remove(name);
         self.connections.forget(name);
     }
 }
@@ -306,7 +321,7 @@ impl Backends {
             )));
         }
         status.in_effect = None;
-        self.compared().remove(&name);
+        self.memories().remove(&name);
         Ok(None)
     }
 
@@ -350,82 +365,15 @@ impl Backends {
             return Err(Error::NamespacesUnsupported(product.name()));
         }
 
-        let wish = (backend.uid().unwrap_or_default(), backend.metadata.generation);
-        let compared = self.compared().get(&backend.name_any()).cloned();
-        if compared.is_some_and(|(of, at)| of == wish && now.duration_since(at) < DRIFT_INTERVAL) {
-            return Ok(());
+        let known = self.memories().get(&backend.name_any()).cloned();
+        let mut memory = Memory::of(known, backend, &health.version);
+        let mut looked = self.mounts(backend, &desired, status, found, &mut memory, now).await;
+        if matches!(&looked, Err(Error::Vault(error)) if error.is_token_invalid()) {
+            self.connections.token_refused(backend);
+            looked = self.mounts(backend, &desired, status, found, &mut memory, now).await;
         }
-        match self.compare(backend, &desired, status, found).await {
-            Err(Error::Vault(error)) if error.is_token_invalid() => {
-                self.connections.token_refused(backend);
-                self.compare(backend, &desired, status, found).await?;
-            }
-            other => other?,
-        }
-        self.compared().insert(backend.name_any(), (wish, now));
-        Ok(())
-    }
-
-    /// Compares the mounts with the spec and, where they are ours, puts them right.
-    async fn compare(
-        &self,
-        backend: &VaultAwsBackend,
-        desired: &Desired,
-        status: &mut VaultAwsBackendStatus,
-        found: &mut Found,
-    ) -> Result<(), Error> {
-        let caller = self.connections.operator(backend).await?;
-        let observed = observe(&caller, desired).await?;
-        if let Some((kind, _)) = observed.mount.as_ref().filter(|(kind, _)| kind != "aws") {
-            let error = Error::MountConflict { mount: desired.mount.clone(), kind: kind.clone() };
-            found.mount = Some(Verdict::no("MountConfigured", error.reason(), error.to_string()));
-            return Err(error);
-        }
-        if observed.mount.is_none() && desired.managed.is_none() {
-            let error = Error::MountNotFound(desired.mount.clone());
-            found.mount = Some(Verdict::no("MountConfigured", error.reason(), error.to_string()));
-            return Err(error);
-        }
-        let credentials = self.credentials(desired).await?;
-        let plan =
-            plan(desired, &observed, credentials.as_ref(), status.client_credentials.as_deref());
-        let observed = if plan.steps.is_empty() {
-            observed
-        } else {
-            let steps = plan.to_string().trim_end().replace('\n', "; ");
-            tracing::info!(backend = backend.name_any(), plan = steps, "configuring the mount");
-            apply(&caller, &desired.mount, &plan).await?;
-            found.notes.push(Note {
-                warning: false,
-                reason: BackendReason::Configured.as_str(),
-                message: format!("auth/{}: {steps}", desired.mount),
-            });
-            observe(&caller, desired).await?
-        };
-        status.client_credentials =
-            credentials.map(|credentials| credentials.version).or(status.client_credentials.take());
-        status.mount_accessor = observed.mount.as_ref().map(|(_, accessor)| accessor.clone());
-        found.mount = Some(match desired.managed {
-            Some(_) => Verdict::yes(
-                "MountConfigured",
-                BackendReason::MountConfigured.as_str(),
-                "the auth mount is there and configured as given",
-            ),
-            None => Verdict::yes(
-                "MountConfigured",
-                BackendReason::MountObserved.as_str(),
-                "the auth mount is there; its configuration is not ours",
-            ),
-        });
-        check_kv(desired, &observed)
-    }
-
-    async fn credentials(&self, desired: &Desired) -> Result<Option<Credentials>, Error> {
-        let name = desired.managed.as_ref().and_then(|managed| managed.credentials.as_deref());
-        let Some(name) = name else { return Ok(None) };
-        let keys = ["aws_access_key_id", "aws_secret_access_key"];
-        let (version, [access_key, secret_key]) = self.connections.secret_pair(name, keys).await?;
-        Ok(Some(Credentials { version, access_key: access_key.expose().clone(), secret_key }))
+        self.memories().insert(backend.name_any(), memory);
+        looked
     }
 
     fn cluster_id(&self, backend: &VaultAwsBackend) -> Result<String, Error> {
@@ -437,8 +385,18 @@ impl Backends {
         system.ok_or(Error::ClusterUnknown)
     }
 
-    fn compared(&self) -> std::sync::MutexGuard<'_, HashMap<String, Compared>> {
-        lock(&self.compared)
+    fn memories(&self) -> std::sync::MutexGuard<'_, HashMap<String, Memory>> {
+        lock(&self.memories)
+    }
+}
+
+/// What a mount lacks on which no role depends does not keep the backend from being ready.
+fn ready_message(mount: Option<&Verdict>) -> &'static str {
+    match mount {
+        Some(mount) if mount.holds == Some(false) => {
+            "Vault serves; what the auth mount lacks stands in MountConfigured"
+        }
+        _ => "Vault serves, and the mounts are as they should be",
     }
 }
 
@@ -448,21 +406,4 @@ fn check_kv(desired: &Desired, observed: &Observed) -> Result<(), Error> {
         (_, true) => Err(Error::KvDenied(desired.kv_mount.clone())),
         _ => Err(Error::NotKvV2(desired.kv_mount.clone())),
     }
-}
-
-/// `Ready` and the links it depends on; a link that was not looked at in this pass is as it was.
-fn verdicts(
-    ready: Verdict,
-    reachable: Option<Verdict>,
-    mount: Option<Verdict>,
-    version: Option<Verdict>,
-    previous: &[Condition],
-) -> Vec<Verdict> {
-    let kept = |kind| Verdict::kept(kind, previous, BackendReason::word);
-    let links = [
-        reachable.or_else(|| kept("Reachable")),
-        mount.or_else(|| kept("MountConfigured")),
-        version.or_else(|| kept("VersionSafe")),
-    ];
-    std::iter::once(ready).chain(links.into_iter().flatten()).collect()
 }

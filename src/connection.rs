@@ -7,6 +7,8 @@
 //!
 //! Callers hand in the backend [as it is in effect](VaultAwsBackend::in_effect).
 
+mod secrets;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
@@ -68,6 +70,24 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// The operator's own Secret cannot be written.
+    #[error("writing Secret `{name}` in the operator's namespace")]
+    Write {
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Arc<kube::Error>,
+    },
+    /// The API server did not answer.
+    #[error("writing Secret `{name}` in the operator's namespace took longer than 10 s")]
+    WriteTimeout {
+        /// Its name.
+        name: String,
+    },
+    /// The system has no random numbers.
+    #[error("making a random key")]
+    Randomness,
     /// There is no such object, or it has not the key.
     #[error("the operator's namespace has no {kind} `{name}` with the key `{key}`")]
     Reference {
@@ -123,7 +143,11 @@ pub enum Error {
 impl Fault for Error {
     fn reason(&self) -> &'static str {
         match self {
-            Self::Kubernetes { .. } | Self::KubernetesTimeout { .. } => "KubernetesError",
+            Self::Kubernetes { .. }
+            | Self::KubernetesTimeout { .. }
+            | Self::Write { .. }
+            | Self::WriteTimeout { .. } => "KubernetesError",
+            Self::Randomness => "InternalError",
             Self::Reference { .. } => "ReferenceNotFound",
             Self::Settings(_) | Self::Signing(_) => "InvalidSpec",
             Self::Unusable { .. } => "ReferenceInvalid",
@@ -136,7 +160,12 @@ impl Fault for Error {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Kubernetes { .. } | Self::KubernetesTimeout { .. } | Self::Closing => Retry::Soon,
+            Self::Kubernetes { .. }
+            | Self::KubernetesTimeout { .. }
+            | Self::Write { .. }
+            | Self::WriteTimeout { .. }
+            | Self::Randomness
+            | Self::Closing => Retry::Soon,
             Self::Reference { .. }
             | Self::Unusable { .. }
             | Self::TokenFile { .. }
@@ -347,7 +376,7 @@ impl Connections {
         client: &vault::Client,
         reference: &KeyRef,
     ) -> Result<Caller, Error> {
-        let [token] = self.values("Secret", &reference.name, [&reference.key]).await?;
+        let [token] = self.keys_of("Secret", &reference.name, [&reference.key]).await?;
         let token = Redacted::new(token.expose().trim().to_owned());
         let caller = client.with_token(token.clone());
         let name = backend.name_any();
@@ -431,7 +460,7 @@ impl Connections {
                     CaBundleKind::ConfigMap => "ConfigMap",
                     CaBundleKind::Secret => "Secret",
                 };
-                let [value] = self.values(kind, &reference.name, [&reference.key]).await?;
+                let [value] = self.keys_of(kind, &reference.name, [&reference.key]).await?;
                 Some(value.expose().clone())
             }
             (None, None) => None,
@@ -439,7 +468,7 @@ impl Connections {
         let client_certificate = match &spec.client_certificate_ref {
             Some(reference) => {
                 let keys = ["tls.crt", "tls.key"];
-                let [certificate, key] = self.values("Secret", &reference.name, keys).await?;
+                let [certificate, key] = self.keys_of("Secret", &reference.name, keys).await?;
                 let certificate_pem = certificate.expose().clone();
                 Some(ClientCertificate { certificate_pem, key_pem: key })
             }
@@ -458,7 +487,7 @@ impl Connections {
     }
 
     /// Keys of one ConfigMap or Secret of the operator's namespace, read together.
-    async fn values<const N: usize>(
+    async fn keys_of<const N: usize>(
         &self,
         kind: &'static str,
         name: &str,
@@ -510,39 +539,6 @@ impl Connections {
             .into_iter()
             .filter_map(|(key, value)| Some((key, String::from_utf8(value.0).ok()?)))
             .collect())
-    }
-
-    /// Two keys of a Secret of the operator's namespace, read now, with the version that was read
-    /// (`<uid>/<resourceVersion>`).
-    ///
-    /// # Errors
-    /// Where the Secret or a key is missing.
-    pub async fn secret_pair(
-        &self,
-        name: &str,
-        keys: [&str; 2],
-    ) -> Result<(String, [Redacted<String>; 2]), Error> {
-        let missing = |key: &str| Error::Reference {
-            kind: "Secret",
-            name: name.to_owned(),
-            key: key.to_owned(),
-        };
-        let api = Api::<Secret>::namespaced(self.kube.clone(), &self.namespace);
-        let secret =
-            self.read("Secret", name, api.get_opt(name)).await?.ok_or_else(|| missing(keys[0]))?;
-        let version = format!(
-            "{}/{}",
-            secret.uid().unwrap_or_default(),
-            secret.resource_version().unwrap_or_default()
-        );
-        let mut data = secret.data.unwrap_or_default();
-        let mut take = |key: &str| {
-            data.remove(key)
-                .and_then(|value| String::from_utf8(value.0).ok())
-                .map(|value| Redacted::new(value.trim().to_owned()))
-                .ok_or_else(|| missing(key))
-        };
-        Ok((version, [take(keys[0])?, take(keys[1])?]))
     }
 
     async fn read<T>(

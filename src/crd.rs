@@ -23,11 +23,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+mod auth_mount;
 mod in_effect;
 mod vault_aws_backend;
 mod vault_aws_role;
 mod vault_cert_sync;
 
+pub use auth_mount::*;
 pub use in_effect::*;
 pub use vault_aws_backend::*;
 pub use vault_aws_role::*;

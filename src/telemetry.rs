@@ -198,6 +198,7 @@ struct Inner {
     logins: Family<ResultLabel, Counter>,
     refusals: Family<ReasonLabels, Counter>,
     orphans: Family<KindLabel, Counter>,
+    sts_endpoint_drifts: Counter,
 }
 
 impl Metrics {
@@ -221,6 +222,7 @@ impl Metrics {
             logins: Family::default(),
             refusals: Family::default(),
             orphans: Family::default(),
+            sts_endpoint_drifts: Counter::default(),
         };
         inner.list();
         Self { inner: Arc::new(inner) }
@@ -324,6 +326,11 @@ impl Metrics {
         self.inner.orphans.get_or_create(&KindLabel { kind: kind.to_owned() }).inc();
     }
 
+    /// The STS endpoint of a managed mount was found changed.
+    pub fn sts_endpoint_drifted(&self) {
+        self.inner.sts_endpoint_drifts.inc();
+    }
+
     /// How the certificates of a sync stand; replaces what was said before.
     pub fn certificates(&self, namespace: &str, sync: &str, readings: Vec<CertificateReading>) {
         let held = readings
@@ -405,6 +412,11 @@ impl Inner {
             "orphans",
             "Finalizers let go although something may be left in Vault",
             self.orphans.clone(),
+        );
+        list.register(
+            "sts_endpoint_drifts",
+            "STS endpoints of managed mounts found changed by somebody else",
+            self.sts_endpoint_drifts.clone(),
         );
         // resources, conditions, certificates, certificate_expiry_timestamp_seconds,
         // oldest_source_read_timestamp_seconds

@@ -1,5 +1,6 @@
 //! What a `VaultAwsBackend` asks for, checked without a request. Pure.
 
+use super::managed::Managed;
 use crate::{
     crd::{BackendReason, Management, VaultAwsBackendSpec},
     fault::{Fault, Retry},
@@ -14,31 +15,14 @@ const PREFIX: usize = 4;
 pub struct Desired {
     /// The auth mount.
     pub mount: String,
+    /// Its type: `aws`, or the name of a plugin.
+    pub kind: String,
     /// The KV v2 mount.
     pub kv_mount: String,
     /// What is ours of the mount's configuration; `None` under `management: Observed`.
     pub managed: Option<Managed>,
     /// Whether requests name a Vault namespace.
     pub wants_namespace: bool,
-}
-
-/// The part of the mount's configuration that is ours.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Managed {
-    /// Name of the Secret with Vault's AWS keys.
-    pub credentials: Option<String>,
-    /// config/client, the fields that are given.
-    pub sts_endpoint: Option<String>,
-    /// Region of Vault's own STS requests.
-    pub sts_region: Option<String>,
-    /// IAM endpoint.
-    pub iam_endpoint: Option<String>,
-    /// Retries.
-    pub max_retries: Option<i32>,
-    /// Value of X-Vault-AWS-IAM-Server-ID that every login must sign.
-    pub server_id: String,
-    /// Account and role for each foreign account, sorted.
-    pub accounts: Vec<(String, String)>,
 }
 
 /// Why it cannot work.
@@ -136,7 +120,11 @@ impl Desired {
                 return Err(Refusal::EmptySelector(rule.name.clone()));
             }
         }
-        let forwarded = spec.auth.client.as_ref().and_then(|client| client.sts_endpoint.as_deref());
+        // With useStsRegionFromClient, Vault forwards to the region of the login whatever stands there.
+        let client = spec.auth.client.as_ref();
+        let forwarded = client
+            .filter(|client| client.use_sts_region_from_client != Some(true))
+            .and_then(|client| client.sts_endpoint.as_deref());
         for (field, endpoint) in [
             ("auth.client.stsEndpoint", forwarded),
             ("aws.stsEndpoint", spec.aws.sts_endpoint.as_deref()),
@@ -149,27 +137,11 @@ impl Desired {
             }
         }
         let server_id = server_id.ok_or(Refusal::Address)?;
-        let managed = (spec.auth.management == Management::Managed).then(|| {
-            let client = spec.auth.client.clone().unwrap_or_default();
-            let mut accounts: Vec<(String, String)> = spec
-                .auth
-                .accounts
-                .iter()
-                .map(|account| (account.account_id.clone(), account.sts_role_arn.clone()))
-                .collect();
-            accounts.sort();
-            Managed {
-                credentials: client.credentials_ref.map(|reference| reference.name),
-                sts_endpoint: client.sts_endpoint,
-                sts_region: client.sts_region,
-                iam_endpoint: client.iam_endpoint,
-                max_retries: client.max_retries,
-                server_id,
-                accounts,
-            }
-        });
+        let managed = (spec.auth.management == Management::Managed)
+            .then(|| Managed::parse(&spec.auth, server_id));
         Ok(Self {
             mount: spec.auth.mount.clone(),
+            kind: spec.auth.kind.clone(),
             kv_mount: spec.certificates.mount.clone(),
             managed,
             wants_namespace: spec.vault.namespace.is_some(),
@@ -215,7 +187,7 @@ mod tests {
     fn the_minimal_backend_can_work() {
         let desired = parse(|_| ()).unwrap();
         assert_eq!((desired.mount.as_str(), desired.kv_mount.as_str()), ("aws", "secret"));
-        assert_eq!(desired.managed, None);
+        assert_eq!((desired.kind.as_str(), desired.managed), ("aws", None));
     }
 
     #[test]
@@ -286,5 +258,13 @@ mod tests {
         assert!(managed("https://sts.amazonaws.com").is_ok());
         assert!(managed("https://sts.us-east-1.amazonaws.com/").is_ok());
         assert!(managed("http://127.0.0.1:4566").is_ok());
+        let of_the_client = parse(|spec| {
+            let endpoint = "https://sts.eu-west-1.amazonaws.com";
+            spec["auth"] = json!({
+                "management": "Managed",
+                "client": {"stsEndpoint": endpoint, "useStsRegionFromClient": true},
+            });
+        });
+        assert!(of_the_client.is_ok());
     }
 }

@@ -5,7 +5,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{InEffect, KeyRef, LocalRef, Span, reasons};
+use super::{
+    ClientConfig, IdentityConfig, InEffect, KeyRef, LocalRef, Span, StsAccount, WrittenKeys,
+    reasons,
+};
 
 /// A Vault whose AWS auth mount we manage, and the tenants that may use it. A tenant never chooses the
 /// address to which a signed AWS identity is sent: that is why this is an object of the admin.
@@ -225,24 +228,40 @@ pub struct AwsLogin {
 /// The AWS auth mount.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.management == 'Managed' || (!has(self.client) && (!has(self.accounts) || self.accounts.size() == 0))").message("client and accounts are written only under management: Managed"))]
+#[x_kube(validation = Rule::new("self.management == 'Managed' || (!has(self.client) && !has(self.identity) && !has(self.defaultLeaseTtl) && !has(self.maxLeaseTtl) && (!has(self.accounts) || self.accounts.size() == 0))").message("defaultLeaseTtl, maxLeaseTtl, client, identity and accounts are written only under management: Managed"))]
+#[x_kube(validation = Rule::new("!has(self.defaultLeaseTtl) || !has(self.maxLeaseTtl) || duration(self.maxLeaseTtl) == duration('0s') || duration(self.defaultLeaseTtl) <= duration(self.maxLeaseTtl)").message("defaultLeaseTtl must not be longer than maxLeaseTtl"))]
 pub struct AuthMount {
     /// Path of the mount under auth/. Default aws. It cannot change while resources use it.
     #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$"))]
     #[serde(default = "aws")]
     pub mount: String,
+    /// Type of the mount, where it is enabled and where it is found: aws, or the name under which a plugin
+    /// is registered (OpenBao: auth-aws). Default aws.
+    #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_.-]+$"))]
+    #[serde(rename = "type", default = "aws")]
+    pub kind: String,
     /// Value of the header X-Vault-AWS-IAM-Server-ID that each login signs, so that a login made for
     /// another Vault is worthless here. Default: the host of vault.address.
     #[schemars(length(min = 1, max = 253), pattern(r"^[A-Za-z0-9._:/-]+$"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_id: Option<String>,
-    /// Observed: we write roles and policies only. Managed: we also enable the mount and write
-    /// config/client with the fields given below and no others.
+    /// Observed: we write roles and policies only. Managed: we also enable the mount, tune and configure
+    /// it, with serverId and the fields given below and no others; what is not given is not touched,
+    /// and nothing is ever taken away, not even when this object is deleted.
     #[serde(default)]
     pub management: Management,
-    /// What Vault needs to ask AWS.
+    /// How long a login at the mount lasts where its role does not say; 0s is the server's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_lease_ttl: Option<Span>,
+    /// The longest that a login at the mount can last, renewals included; 0s is the server's maximum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_lease_ttl: Option<Span>,
+    /// What Vault needs to ask AWS: `auth/<mount>/config/client`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<ClientConfig>,
+    /// As which identity Vault knows who logged in: `auth/<mount>/config/identity`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityConfig>,
     /// Whether roles bind to the unique ID of the IAM role (so that a re-created role of the same name
     /// is locked out). Vault must be able to ask IAM. Default false: HCP cannot ask foreign accounts.
     #[serde(default)]
@@ -258,9 +277,13 @@ impl Default for AuthMount {
     fn default() -> Self {
         Self {
             mount: aws(),
+            kind: aws(),
             server_id: None,
             management: Management::Observed,
+            default_lease_ttl: None,
+            max_lease_ttl: None,
             client: None,
+            identity: None,
             resolve_aws_unique_ids: false,
             accounts: Vec::new(),
         }
@@ -275,47 +298,6 @@ pub enum Management {
     Observed,
     /// Also the mount itself and its configuration.
     Managed,
-}
-
-/// `auth/<mount>/config/client`: how Vault itself speaks to AWS. A field that is not given is not
-/// touched.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ClientConfig {
-    /// Secret in the operator's namespace with aws_access_key_id and aws_secret_access_key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials_ref: Option<LocalRef>,
-    /// STS endpoint to which Vault forwards logins. Default `https://sts.amazonaws.com`.
-    #[schemars(length(min = 1, max = 512), pattern(r"^https?://[A-Za-z0-9.\[\]:-]+/?$"))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sts_endpoint: Option<String>,
-    /// Region for which Vault signs its own STS requests; set it together with stsEndpoint.
-    #[schemars(length(min = 1, max = 32), pattern(r"^[a-z0-9-]+$"))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sts_region: Option<String>,
-    /// IAM endpoint that Vault asks for unique IDs.
-    #[schemars(length(min = 1, max = 512), pattern(r"^https?://[A-Za-z0-9.\[\]:-]+/?$"))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub iam_endpoint: Option<String>,
-    /// How often Vault retries a failed request to AWS; -1 is the SDK's default.
-    #[schemars(range(min = -1, max = 20))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_retries: Option<i32>,
-}
-
-/// One foreign account.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StsAccount {
-    /// Twelve digits.
-    #[schemars(length(equal = 12), pattern(r"^[0-9]{12}$"))]
-    pub account_id: String,
-    /// ARN of the role in that account which Vault assumes.
-    #[schemars(
-        length(max = 256),
-        pattern(r"^arn:(aws|aws-us-gov|aws-cn):iam::[0-9]{12}:role/[A-Za-z0-9_=.@/-]+$")
-    )]
-    pub sts_role_arn: String,
 }
 
 /// Where certificates lie. It cannot change while resources use it.
@@ -510,9 +492,12 @@ pub struct VaultAwsBackendStatus {
     /// Accessor of the auth mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount_accessor: Option<String>,
-    /// UID and resourceVersion of the credentials Secret that was last written to config/client.
+    /// STS endpoint of config/client as it was last found right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_credentials: Option<String>,
+    pub sts_endpoint: Option<String>,
+    /// AWS keys that were last written to config/client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_keys: Option<WrittenKeys>,
 }
 
 reasons! {
@@ -560,8 +545,15 @@ reasons! {
         MountObserved,
         /// There is no such auth mount.
         MountNotFound,
-        /// Something else than AWS auth is mounted there.
+        /// A mount of another type than `auth.type` is there.
         MountConflict,
+        /// config/client has an access key that is neither the Secret's nor the last one written: it is
+        /// left alone.
+        RotatedElsewhere,
+        /// This server took a field without a word and did not keep it; the message names it.
+        UnsupportedByServer,
+        /// Somebody had changed the STS endpoint, which says who is who at this mount (event).
+        StsEndpointDrift,
         /// The certificates' mount is not KV version 2.
         NotKvV2,
         /// No known defect of this version lets one account's role pass for another's.

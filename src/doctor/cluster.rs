@@ -602,6 +602,14 @@ fn cure(reason: &str) -> &'static str {
         }
         "VaultDenied" => "give the operator's policy in Vault what deploy/ shows",
         "MountNotFound" => "enable AWS auth there, or set spec.auth.management: Managed",
+        "RotatedElsewhere" => {
+            "put that key pair into the Secret of spec.auth.client.credentialsRef, or take credentialsRef \
+             out; or have Vault forget it (vault write auth/<mount>/config/client access_key= secret_key=): \
+             then the Secret's is written"
+        }
+        "UnsupportedByServer" => {
+            "take the field out of spec.auth, or update Vault to a version that knows it"
+        }
         "MountConflict" => "name another mount in spec.auth.mount",
         "NamespacesUnsupported" => "this server has no namespaces: leave vault.namespace out",
         "ReferenceNotFound" => "make the ConfigMap or Secret in the operator's namespace",

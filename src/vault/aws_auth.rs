@@ -398,7 +398,7 @@ pub struct StsAccount {
     pub sts_role: String,
     /// Only there if set, and not on every server.
     #[serde(default)]
-    pub external_id: Option<String>,
+    pub external_id: Option<Redacted<String>>,
 }
 
 /// The entry of a foreign account; `None` if there is none.

@@ -64,26 +64,22 @@ pub async fn auth_mounts(caller: &Caller) -> Result<BTreeMap<String, AuthMount>,
     answer.data::<Object<AuthMount>>()
 }
 
-/// Enables an auth method of the type `kind`. The TTLs are seconds; `None` leaves the server's.
+/// Enables an auth method of the type `kind`, with the server's TTLs.
 pub async fn enable_auth(
     caller: &Caller,
     path: &str,
     kind: &str,
     description: &str,
-    default_lease_ttl: Option<u64>,
-    max_lease_ttl: Option<u64>,
 ) -> Result<(), Error> {
     let path = mount_path(path);
     let operation = Operation::new(
         "enable_auth_mount",
         format!("enabling the auth method `{kind}` at auth/{path}"),
     );
-    let config = LeaseConfig { default_lease_ttl, max_lease_ttl };
     let endpoint = EnableAuth {
         path: path.to_owned(),
         kind: kind.to_owned(),
         description: description.to_owned(),
-        config,
     };
     caller.send(&operation, &endpoint).await?.existing().map(drop)
 }
@@ -97,16 +93,6 @@ struct EnableAuth {
     #[serde(rename = "type")]
     kind: String,
     description: String,
-    // vaultrs' own struct sends `null` for what is not given.
-    config: LeaseConfig,
-}
-
-#[derive(Serialize)]
-struct LeaseConfig {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    default_lease_ttl: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_lease_ttl: Option<u64>,
 }
 
 #[derive(Endpoint)]
@@ -118,7 +104,8 @@ struct TuneAuth {
     max_lease_ttl: Option<u64>,
 }
 
-/// Sets the TTLs of an auth method, in seconds; `None` leaves as it is. This path needs no `sudo`.
+/// Sets the TTLs of an auth method, in seconds; `None` leaves as it is, 0 is the server's. This path
+/// needs no `sudo`.
 pub async fn tune_auth(
     caller: &Caller,
     path: &str,

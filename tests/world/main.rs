@@ -40,10 +40,12 @@ mod delivery;
 mod doctor;
 mod election;
 mod entries;
+mod faults;
 mod identities;
 mod leaks;
 mod login;
 mod main_line;
+mod managed;
 mod manifest;
 mod order;
 mod outages;
@@ -70,6 +72,7 @@ use crate::{
 fn tests() -> Vec<Test> {
     [
         main_line::tests(),
+        managed::tests(),
         order::tests(),
         accounts::tests(),
         backends::tests(),
@@ -83,6 +86,7 @@ fn tests() -> Vec<Test> {
         sessions::tests(),
         acl::tests(),
         entries::tests(),
+        faults::tests(),
         refusals::tests(),
         credential_process::tests(),
         login::tests(),

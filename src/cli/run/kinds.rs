@@ -3,10 +3,7 @@
 //! A controller is woken by a change of what its resources refer to, and only by a change that can
 //! matter to them: a status that says the same again wakes nobody.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::{
     StreamExt,
@@ -102,12 +99,12 @@ fn backend(
     connections: &Arc<Connections>,
 ) {
     let client = operator.clients.requests.clone();
-    let reconciler = Arc::new(Backends {
-        namespaces: namespaces.store(),
-        connections: Arc::clone(connections),
-        compared: Mutex::default(),
-        users: Users::new(roles.store(), client, operator.args.namespaces.clone()),
-    });
+    let reconciler = Arc::new(Backends::new(
+        namespaces.store(),
+        Arc::clone(connections),
+        operator.metrics.clone(),
+        Users::new(roles.store(), client, operator.args.namespaces.clone()),
+    ));
     let (roles, backends, namespaces) = (roles.clone(), backends.clone(), namespaces.clone());
     let shell = operator.shell("backend");
     operator.spawn(async move {

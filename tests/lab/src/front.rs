@@ -7,7 +7,6 @@
 
 use std::{
     collections::VecDeque,
-    convert::Infallible,
     fmt, fs,
     net::{Ipv4Addr, SocketAddr},
     pin::Pin,
@@ -31,7 +30,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinHandle,
 };
 use tokio_rustls::TlsAcceptor;
@@ -62,7 +61,8 @@ pub enum Fault {
     Blackhole,
     /// Each request is forwarded only after this time.
     Delay(Duration),
-    /// Each connection, from now on, is reset after so many bytes towards the client, TLS included.
+    /// Connections that are open are reset, and each new one after so many bytes towards the client,
+    /// TLS included.
     Cut(u64),
 }
 
@@ -125,6 +125,24 @@ impl Reply {
     }
 }
 
+/// What a front does with the chosen requests beside answering them itself.
+#[derive(Clone, Debug)]
+struct Snare {
+    when: fn(&Method, &str) -> bool,
+    about: String,
+    /// So many that fit pass before.
+    after: u32,
+    kind: SnareKind,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum SnareKind {
+    /// It is forwarded, and its answer never arrives: the connection breaks.
+    LoseAnswer,
+    /// It goes no further, until [`Front::let_go`].
+    Hold,
+}
+
 /// A request that came through.
 #[derive(Clone, Debug)]
 pub struct FrontRequest {
@@ -155,6 +173,7 @@ struct Shared {
     upstream: String,
     http: reqwest::Client,
     tls: TlsAcceptor,
+    held: Notify,
     state: Mutex<State>,
 }
 
@@ -167,6 +186,9 @@ impl fmt::Debug for Shared {
 #[derive(Debug, Default)]
 struct State {
     replies: Vec<Reply>,
+    snare: Option<Snare>,
+    /// How often the snare closed.
+    snared: u32,
     requests: VecDeque<FrontRequest>,
 }
 
@@ -186,6 +208,22 @@ impl State {
             *times -= 1;
         }
         Some(reply.clone())
+    }
+}
+
+impl State {
+    /// Whether this request is the one; a snare closes once.
+    fn snared(&mut self, method: &Method, path: &str) -> Option<SnareKind> {
+        let snare = self.snare.as_mut()?;
+        if !path.contains(&snare.about) || !(snare.when)(method, path) {
+            return None;
+        }
+        if snare.after > 0 {
+            snare.after -= 1;
+            return None;
+        }
+        self.snared += 1;
+        self.snare.take().map(|snare| snare.kind)
     }
 }
 
@@ -211,6 +249,7 @@ impl Front {
             http: trust.client(UPSTREAM_LIMIT)?,
             tls: acceptor(lab, holder)?,
             upstream,
+            held: Notify::new(),
             state: Mutex::default(),
         });
         let (wanted, wish) = watch::channel(None);
@@ -256,6 +295,34 @@ impl Front {
     /// Ends [`Front::answer`].
     pub fn answer_normally(&self) {
         self.shared.state().replies.clear();
+    }
+
+    /// Forwards the next request of this kind and breaks the connection instead of answering it.
+    pub fn lose_answer(&self, about: &str, when: fn(&Method, &str) -> bool) {
+        self.snare(about, when, 0, SnareKind::LoseAnswer);
+    }
+
+    /// Lets so many requests of this kind pass and holds the next one back until
+    /// [`Front::let_go`]; see [`Front::has_snared`].
+    pub fn hold(&self, about: &str, when: fn(&Method, &str) -> bool, after: u32) {
+        self.snare(about, when, after, SnareKind::Hold);
+    }
+
+    fn snare(&self, about: &str, when: fn(&Method, &str) -> bool, after: u32, kind: SnareKind) {
+        let mut state = self.shared.state();
+        state.snared = 0;
+        state.snare = Some(Snare { when, about: about.to_owned(), after, kind });
+    }
+
+    /// Whether the request that [`Front::lose_answer`] or [`Front::hold`] waited for has come.
+    pub fn has_snared(&self) -> bool {
+        self.shared.state().snared > 0
+    }
+
+    /// Breaks the connection of a request that is held, which so has never been.
+    pub fn let_go(&self) {
+        self.shared.state().snare = None;
+        self.shared.held.notify_waiters();
     }
 
     /// The last requests, oldest first.
@@ -358,7 +425,11 @@ async fn talk(stream: TcpStream, mut wish: watch::Receiver<Option<Fault>>, share
     };
     tokio::select! {
         () = serving => {}
-        _ = wish.wait_for(|fault| matches!(fault, Some(Fault::Refuse | Fault::Reset))) => {}
+        _ = wish.wait_for(|fault| match fault {
+            Some(Fault::Refuse | Fault::Reset) => true,
+            Some(Fault::Cut(_)) => left.is_none(),
+            _ => false,
+        }) => {}
     }
 }
 
@@ -441,7 +512,8 @@ impl AsyncWrite for Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         let fault = *self.silent.borrow();
-        if self.left == Some(0) || matches!(fault, Some(Fault::Refuse | Fault::Reset)) {
+        let breaks = matches!(fault, Some(Fault::Refuse | Fault::Reset | Fault::Cut(_)));
+        if self.left == Some(0) || breaks {
             // Closed with lingering for no time, a connection is reset.
             let _ = self.stream.set_zero_linger();
         }
@@ -450,13 +522,16 @@ impl Drop for Wire {
 
 type Body = BoxBody<Bytes, std::io::Error>;
 
-async fn answer(
-    shared: &Shared,
-    request: Request<Incoming>,
-) -> std::result::Result<Response<Body>, Infallible> {
+async fn answer(shared: &Shared, request: Request<Incoming>) -> std::io::Result<Response<Body>> {
     let time = Timestamp::now();
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let broken = || Err(std::io::ErrorKind::ConnectionAborted.into());
+    let snared = shared.state().snared(&parts.method, &path);
+    if snared == Some(SnareKind::Hold) {
+        shared.held.notified().await;
+        return broken();
+    }
     let reply = shared.state().reply(&parts.method, &path);
     let response = match (reply, Limited::new(body, LARGEST_BODY).collect().await) {
         (Some(reply), _) => made_up(reply),
@@ -478,6 +553,9 @@ async fn answer(
         state.requests.pop_front();
     }
     state.requests.push_back(seen);
+    if snared == Some(SnareKind::LoseAnswer) {
+        return broken();
+    }
     Ok(response)
 }
 

@@ -85,6 +85,7 @@ impl Names {
         Ok(text
             .replace("\"auth/aws/", &format!("\"auth/{auth_mount}/"))
             .replace("\"sys/auth/aws\"", &format!("\"sys/auth/{auth_mount}\""))
+            .replace("\"sys/mounts/auth/aws/", &format!("\"sys/mounts/auth/{auth_mount}/"))
             .replace("\"secret/", &format!("\"{certificates_mount}/"))
             .replace("acl/vault-aws-operator\"", &format!("acl/{operator_policy}\""))
             .replace("vaultaws-*", &format!("{policy_prefix}*")))
