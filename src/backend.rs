@@ -11,6 +11,7 @@ pub mod managed;
 mod mount;
 pub mod observe;
 pub mod plan;
+pub mod usage;
 pub mod version;
 
 use std::{
@@ -27,6 +28,7 @@ use self::{
     desired::{Desired, Refusal},
     mount::Memory,
     observe::Observed,
+    usage::{Uncounted, Users, counted},
 };
 use crate::{
     connection::{self, Connections},
@@ -34,7 +36,7 @@ use crate::{
         pass::{Cleanup, Next, Note, Outcome, Progress, Reconcile, Status, Verdict},
         watch::Store,
     },
-    crd::{BackendReason, VaultAwsBackend, VaultAwsBackendStatus},
+    crd::{BackendReason, InEffect, VaultAwsBackend, VaultAwsBackendStatus},
     fault::{Fault, Retry, chain},
     lock::lock,
     naming::server_id,
@@ -56,6 +58,8 @@ pub struct Backends {
     pub metrics: Metrics,
     /// What is remembered of the mounts of each backend.
     memories: Mutex<HashMap<String, Memory>>,
+    /// Who uses a backend.
+    users: Users,
 }
 
 impl Backends {
@@ -64,8 +68,9 @@ impl Backends {
         namespaces: Store<PartialObjectMeta<Namespace>>,
         connections: Arc<Connections>,
         metrics: Metrics,
+        users: Users,
     ) -> Self {
-        Self { namespaces, connections, metrics, memories: Mutex::default() }
+        Self { namespaces, connections, metrics, memories: Mutex::default(), users }
     }
 }
 
@@ -88,7 +93,7 @@ pub enum Error {
     /// A namespace is set where there are none.
     #[error(
         "vault.namespace is set, but {0} has no namespaces and would ignore it: nothing is written; \
-         remove it from a new VaultAwsBackend"
+         remove it"
     )]
     NamespacesUnsupported(&'static str),
     /// The mount is missing and not ours to enable.
@@ -112,6 +117,9 @@ pub enum Error {
         "the operator cannot see the mount {0}: there is none, or its Vault policy grants nothing in it"
     )]
     KvDenied(String),
+    /// A field changes that may be in use.
+    #[error(transparent)]
+    Uncounted(#[from] Uncounted),
     /// kube-system is not in the cache yet.
     #[error("the UID of namespace kube-system is not known yet; or set clusterId")]
     ClusterUnknown,
@@ -129,7 +137,7 @@ impl Fault for Error {
             Self::MountConflict { .. } => BackendReason::MountConflict,
             Self::NotKvV2(_) => BackendReason::NotKvV2,
             Self::KvDenied(_) => BackendReason::VaultDenied,
-            Self::ClusterUnknown => BackendReason::KubernetesError,
+            Self::ClusterUnknown | Self::Uncounted(_) => BackendReason::KubernetesError,
         }
         .as_str()
     }
@@ -139,7 +147,7 @@ impl Fault for Error {
             Self::Refused(refusal) => refusal.retry(),
             Self::Connection(error) => error.retry(),
             Self::Vault(error) => error.retry(),
-            Self::NotServing(_) | Self::ClusterUnknown => Retry::Soon,
+            Self::NotServing(_) | Self::ClusterUnknown | Self::Uncounted(_) => Retry::Soon,
             Self::NamespacesUnsupported(_)
             | Self::MountNotFound(_)
             | Self::MountConflict { .. }
@@ -183,7 +191,7 @@ impl Reconcile for Backends {
     type Status = VaultAwsBackendStatus;
     type Error = Error;
 
-    const FINALIZER: Option<&'static str> = None;
+    const FINALIZER: Option<&'static str> = Some("vaultaws.dev/cleanup");
 
     async fn apply(
         &self,
@@ -192,7 +200,7 @@ impl Reconcile for Backends {
     ) -> Result<Outcome<VaultAwsBackendStatus>, Error> {
         let mut status = backend.status.clone().unwrap_or_default();
         let mut found = Found::default();
-        let pass = self.look(backend, &mut status, &mut found, now).await;
+        let pass = self.pass(backend, &mut status, &mut found, now).await;
         if pass.is_err()
             && let Some(memory) = self.memories().get_mut(&backend.name_any())
         {
@@ -205,7 +213,12 @@ impl Reconcile for Backends {
         let mount = found.mount.or_else(|| kept("MountConfigured"));
         let version = found.version.or_else(|| kept("VersionSafe"));
         let (ready, progress, next) = match &pass {
-            Ok(()) => (
+            Ok(Some(held)) => (
+                Verdict::no("Ready", BackendReason::FieldInUse.as_str(), held),
+                Progress::Stalled,
+                Next::In(HEALTH_INTERVAL),
+            ),
+            Ok(None) => (
                 Verdict::yes("Ready", BackendReason::Ready.as_str(), ready_message(mount.as_ref())),
                 Progress::Done,
                 Next::In(HEALTH_INTERVAL),
@@ -231,11 +244,28 @@ impl Reconcile for Backends {
 
     async fn cleanup(
         &self,
-        _: &VaultAwsBackend,
-        _: Timestamp,
+        backend: &VaultAwsBackend,
+        now: Timestamp,
     ) -> Result<Cleanup<VaultAwsBackendStatus>, Error> {
-        // Deleting a backend never disables a mount.
-        Ok(Cleanup::Done(None))
+        let roles = self.users.roles(&backend.name_any());
+        if roles == 0 {
+            // Deleting a backend never disables a mount.
+            return Ok(Cleanup::Done(None));
+        }
+        // What is there goes on: a backend that is being deleted cannot be made anew before it is gone.
+        let mut outcome = Box::pin(self.apply(backend, now)).await?;
+        let serves = |verdict: &Verdict| {
+            verdict.holds == Some(true) || verdict.reason == BackendReason::FieldInUse.as_str()
+        };
+        if let Some(ready) = outcome.verdicts.first_mut().filter(|verdict| serves(verdict)) {
+            let message = format!(
+                "{} must be cleaned up in Vault before this backend can go: delete what refers to it",
+                counted(roles, 0)
+            );
+            *ready = Verdict::no("Ready", BackendReason::InUse.as_str(), message);
+            outcome.progress = Progress::Waiting;
+        }
+        Ok(Cleanup::NotYet(outcome))
     }
 
     fn forget(&self, _: Option<&str>, name: &str) {
@@ -245,6 +275,56 @@ impl Reconcile for Backends {
 }
 
 impl Backends {
+    /// Looks at the backend as it is in effect. `Some` says which change of the spec has to wait.
+    async fn pass(
+        &self,
+        backend: &VaultAwsBackend,
+        status: &mut VaultAwsBackendStatus,
+        found: &mut Found,
+        now: Timestamp,
+    ) -> Result<Option<String>, Error> {
+        let held = self.hold(backend, status, now).await?;
+        let mut used = backend.clone();
+        used.status = Some(status.clone());
+        let used = Arc::new(used).in_effect();
+        self.look(&used, status, found, now).await?;
+        // From the first time that resources may have used it.
+        status.in_effect.get_or_insert_with(|| InEffect::of(&used.spec));
+        Ok(held)
+    }
+
+    /// What of the spec must wait because resources use the old value. Where none does, the new one
+    /// takes effect.
+    async fn hold(
+        &self,
+        backend: &VaultAwsBackend,
+        status: &mut VaultAwsBackendStatus,
+        now: Timestamp,
+    ) -> Result<Option<String>, Error> {
+        let Some(used) = &status.in_effect else { return Ok(None) };
+        let fields = used.differing(&InEffect::of(&backend.spec));
+        if fields.is_empty() {
+            return Ok(None);
+        }
+        let name = backend.name_any();
+        let roles = self.users.roles(&name);
+        let syncs = Box::pin(self.users.syncs(&name, now)).await?;
+        if roles + syncs > 0 {
+            return Ok(Some(format!(
+                "{} cannot change while {} it: the old value stays in effect (status.inEffect); put it \
+                 back, or use another VaultAwsBackend",
+                fields.join(", "),
+                match (roles + syncs, counted(roles, syncs)) {
+                    (1, one) => format!("{one} uses"),
+                    (_, many) => format!("{many} use"),
+                }
+            )));
+        }
+        status.in_effect = None;
+        self.memories().remove(&name);
+        Ok(None)
+    }
+
     async fn look(
         &self,
         backend: &VaultAwsBackend,

@@ -42,7 +42,7 @@ use self::{
     secrets::{Secrets, Unseen},
 };
 use crate::{
-    connection::{self, Connections},
+    connection::{self, BackendKey, Connections},
     controller::{
         aside,
         pass::{Cleanup, Next, Note, Outcome, Progress, Reconcile, Status, Verdict},
@@ -290,10 +290,7 @@ impl Certs {
         let api = Api::<Secret>::namespaced(self.client.clone(), &namespace);
         let vault = self.connections.client(&backend).await?;
         let place = Place {
-            backend: (
-                backend.uid().unwrap_or_default(),
-                backend.metadata.generation.unwrap_or_default(),
-            ),
+            backend: BackendKey::of(&backend),
             namespace: &namespace,
             view: &view,
             account,
@@ -380,7 +377,8 @@ impl Certs {
     ) -> Result<Result<(Desired, Arc<VaultAwsBackend>), Refusal>, Error> {
         let role = desired::role_name(sync).and_then(|name| self.roles.get(Some(namespace), &name));
         let backend = desired::backend_name(sync, role.as_deref())
-            .and_then(|name| self.backends.get(None, &name));
+            .and_then(|name| self.backends.get(None, &name))
+            .map(VaultAwsBackend::in_effect);
         let labels = self
             .namespaces
             .get(None, namespace)

@@ -1,8 +1,11 @@
 //! From a `VaultAwsBackend` to a Vault client, and to the operator's own session in that Vault.
 //!
-//! Clients are kept per backend, so that limiter, circuit and connections are shared by everything
-//! that goes to it. References (CA bundle, token) are resolved in the operator's own namespace only,
-//! and read again after a minute or when the backend changes, never once per pass.
+//! Clients are kept per backend; limiter and circuit are shared by all backends of one address.
+//! References (CA bundle, client certificate, token) are resolved in the operator's own namespace only,
+//! and read again after a quarter of a minute, never once per pass. A certificate that changed is taken
+//! over by the client that there is, so that its sessions go on.
+//!
+//! Callers hand in the backend [as it is in effect](VaultAwsBackend::in_effect).
 
 mod secrets;
 
@@ -15,23 +18,33 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client, ResourceExt};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, timeout},
+};
 
 use crate::{
+    aws::{
+        identity::{self as aws, Ambient},
+        signing,
+    },
+    clock,
     controller::condition::find,
-    crd::{CaBundleKind, VaultAwsBackend},
+    crd::{AwsLogin, CaBundleKind, KeyRef, ServiceAccountLogin, VaultAwsBackend},
     fault::{Fault, Retry},
     lock::lock,
+    naming::server_id,
     redacted::Redacted,
     vault::{
-        self, Caller, Settings,
+        self, AwsRefusal, Caller, ClientCertificate, Gate, Settings,
         login::{self, Login},
         session::{Failure, Session, Sessions},
+        tokens,
     },
 };
 
 /// How long a resolved reference is good.
-const FRESH: Duration = Duration::from_secs(60);
+const FRESH: Duration = Duration::from_secs(15);
 /// How long one read from the API server may take.
 const KUBERNETES_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -85,9 +98,22 @@ pub enum Error {
         /// The key.
         key: String,
     },
-    /// Address or CA bundle cannot be used.
+    /// The spec cannot be used.
     #[error("connecting to the Vault of the backend")]
     Settings(#[source] Arc<vault::SettingsError>),
+    /// What a reference holds cannot be used; it may be changed at any time.
+    #[error(
+        "connecting to the Vault of the backend by {kind} `{name}` of the operator's namespace"
+    )]
+    Unusable {
+        /// ConfigMap or Secret.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Arc<vault::SettingsError>,
+    },
     /// The projected token file cannot be read.
     #[error("reading the operator's ServiceAccount token at {path}")]
     TokenFile {
@@ -97,6 +123,12 @@ pub enum Error {
         #[source]
         source: Arc<std::io::Error>,
     },
+    /// The operator has no AWS identity to log in with.
+    #[error("getting the operator's own AWS identity")]
+    Aws(#[source] aws::Error),
+    /// The login could not be signed.
+    #[error("signing the operator's login")]
+    Signing(#[source] Arc<signing::SigningError>),
     /// Vault did not let the operator in.
     #[error("logging the operator in")]
     Login(#[source] vault::Error),
@@ -117,8 +149,9 @@ impl Fault for Error {
             | Self::WriteTimeout { .. } => "KubernetesError",
             Self::Randomness => "InternalError",
             Self::Reference { .. } => "ReferenceNotFound",
-            Self::Settings(_) => "InvalidSpec",
-            Self::TokenFile { .. } | Self::Unfit(_) => "LoginFailed",
+            Self::Settings(_) | Self::Signing(_) => "InvalidSpec",
+            Self::Unusable { .. } => "ReferenceInvalid",
+            Self::TokenFile { .. } | Self::Unfit(_) | Self::Aws(_) => "LoginFailed",
             Self::Login(error) if error.is_shared() => error.reason(),
             Self::Closing => "VaultUnreachable",
             Self::Login(_) => "LoginFailed",
@@ -133,10 +166,12 @@ impl Fault for Error {
             | Self::WriteTimeout { .. }
             | Self::Randomness
             | Self::Closing => Retry::Soon,
-            Self::Reference { .. } | Self::TokenFile { .. } | Self::Unfit(_) => {
-                Retry::After(Duration::from_secs(5))
-            }
-            Self::Settings(_) => Retry::WhenChanged,
+            Self::Reference { .. }
+            | Self::Unusable { .. }
+            | Self::TokenFile { .. }
+            | Self::Unfit(_) => Retry::After(Duration::from_secs(5)),
+            Self::Settings(_) | Self::Signing(_) => Retry::WhenChanged,
+            Self::Aws(error) => error.retry(),
             Self::Login(error) => error.retry(),
         }
     }
@@ -150,11 +185,27 @@ impl Fault for Error {
     }
 }
 
-/// Whose session: a change of the backend's spec is another session.
+/// A backend as far as sessions are concerned: a change of its spec, or of where it leads, is
+/// another session.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-struct OperatorKey {
+pub struct BackendKey {
     uid: String,
     generation: i64,
+    address: String,
+    namespace: Option<String>,
+}
+
+impl BackendKey {
+    /// Of a backend as it is in effect: the address in use can change without a change of the spec.
+    pub fn of(backend: &VaultAwsBackend) -> Self {
+        let vault = &backend.spec.vault;
+        Self {
+            uid: backend.uid().unwrap_or_default(),
+            generation: backend.metadata.generation.unwrap_or_default(),
+            address: vault.address.clone(),
+            namespace: vault.namespace.clone(),
+        }
+    }
 }
 
 /// All connections of this process.
@@ -164,13 +215,23 @@ pub struct Connections {
     observer: Arc<dyn vault::Observer>,
     /// By name of the backend.
     clients: Mutex<HashMap<String, Connected>>,
-    references: Mutex<HashMap<Reference, (Instant, Redacted<String>)>>,
+    references: Mutex<HashMap<Reference, Read>>,
     /// Held while a reference is read: many passes at once cause one read.
     reading: tokio::sync::Mutex<()>,
-    sessions: Sessions<OperatorKey, Error>,
+    sessions: Sessions<BackendKey, Error>,
     /// The session that was last given out, to be named when Vault calls its token dead.
-    in_use: Mutex<HashMap<OperatorKey, Session>>,
+    in_use: Mutex<HashMap<BackendKey, Session>>,
+    /// By name of the backend.
+    given: Mutex<HashMap<String, Given>>,
+    /// The operator's own AWS identity, once a login asked for it.
+    ambient: OnceCell<Ambient>,
 }
+
+/// When a reference was read, and the values of its keys.
+type Read = (Instant, Vec<Redacted<String>>);
+
+/// A token that an admin gave, and the policies that it carries.
+type Given = (Redacted<String>, Vec<String>);
 
 struct Connected {
     settings: Settings,
@@ -179,11 +240,26 @@ struct Connected {
     serving_since: Option<Timestamp>,
 }
 
+impl Connected {
+    /// Whether the client of these settings can go over to those: the same Vault, by another way.
+    fn leads_to(&self, wanted: &Settings) -> bool {
+        self.settings.address == wanted.address && self.settings.namespace == wanted.namespace
+    }
+}
+
+/// An object of the operator's namespace, and the keys that are wanted of it.
 #[derive(Clone, Eq, Hash, PartialEq)]
 struct Reference {
     kind: &'static str,
     name: String,
-    key: String,
+    keys: Vec<String>,
+}
+
+impl Reference {
+    fn new(kind: &'static str, name: &str, keys: &[&str]) -> Self {
+        let keys = keys.iter().map(|key| (*key).to_owned()).collect();
+        Self { kind, name: name.to_owned(), keys }
+    }
 }
 
 impl std::fmt::Debug for Connections {
@@ -204,6 +280,8 @@ impl Connections {
             reading: tokio::sync::Mutex::default(),
             sessions: Sessions::new(),
             in_use: Mutex::default(),
+            given: Mutex::default(),
+            ambient: OnceCell::new(),
         }
     }
 
@@ -216,26 +294,29 @@ impl Connections {
         let name = backend.name_any();
         let serving_since = serving_since(backend);
         let mut clients = lock(&self.clients);
-        if let Some(known) = clients.get_mut(&name).filter(|known| known.settings == settings) {
-            // Its controller found Vault serving again, and woke everybody: nobody is to wait for
-            // the circuit's next probe.
-            if serving_since.is_some() && known.serving_since != serving_since {
+        if let Some(known) = clients.get_mut(&name).filter(|known| known.leads_to(&settings)) {
+            if known.settings != settings {
+                known.client.relink(&settings).map_err(|error| unusable(backend, error))?;
+                known.settings = settings;
+            } else if serving_since.is_some() && known.serving_since != serving_since {
+                // Its controller found Vault serving again, and woke everybody: nobody is to wait for
+                // the circuit's next probe.
                 known.serving_since = serving_since;
                 known.client.found_serving();
             }
-            return Ok(known.client.clone());
+            let client = known.client.clone();
+            limit(&clients, &client);
+            return Ok(client);
         }
-        // Two backends with equal settings share limiter, circuit and connections.
-        let shared = clients
-            .values()
-            .find(|other| other.settings == settings)
-            .map(|other| other.client.clone());
-        let client = match shared {
-            Some(client) => client,
-            None => vault::Client::new(&settings, self.observer.clone())
-                .map_err(|error| Error::Settings(Arc::new(error)))?,
-        };
+        let gate = clients
+            .iter()
+            .find(|(other, known)| **other != name && known.settings.address == settings.address)
+            .map(|(_, known)| known.client.gate().clone())
+            .unwrap_or_else(|| Gate::new(settings.requests_per_second, settings.burst));
+        let client = vault::Client::behind(&settings, self.observer.clone(), gate)
+            .map_err(|error| unusable(backend, error))?;
         clients.insert(name, Connected { settings, client: client.clone(), serving_since });
+        limit(&clients, &client);
         Ok(client)
     }
 
@@ -245,26 +326,27 @@ impl Connections {
     /// As [`Self::client`], and where Vault does not let the operator in.
     pub async fn operator(&self, backend: &VaultAwsBackend) -> Result<Caller, Error> {
         let client = self.client(backend).await?;
-        if let Some(token) = &backend.spec.operator_login.token_ref {
-            let token = self.reference("Secret", &token.name, &token.key).await?;
-            return Ok(client.with_token(Redacted::new(token.expose().trim().to_owned())));
+        let login = &backend.spec.operator_login;
+        if let Some(token) = &login.token_ref {
+            return self.with_given_token(backend, &client, token).await;
         }
-        let Some(login) = &backend.spec.operator_login.service_account else {
-            return Err(Error::Reference {
-                kind: "Secret",
-                name: "operatorLogin".into(),
-                key: "serviceAccount or tokenRef".into(),
-            });
+        let key = BackendKey::of(backend);
+        let proof = async {
+            match (&login.service_account, &login.aws) {
+                (Some(account), _) => log_in_by_token(&client, account).await,
+                // Rare, and its future large: it has a place of its own while it lasts.
+                (None, Some(login)) => Box::pin(self.log_in_by_aws(backend, &client, login)).await,
+                // The schema has exactly one; an object may be older than its schema.
+                (None, None) => Err(Error::Reference {
+                    kind: "Secret",
+                    name: "operatorLogin".into(),
+                    key: "serviceAccount, aws or tokenRef".into(),
+                }),
+            }
         };
-        let key = key(backend);
         let session = self
             .sessions
-            .get(
-                &key,
-                &client,
-                self.log_in(&client, &login.mount, &login.role, &login.token_path),
-                |login| login.check(None).map_err(Error::Unfit),
-            )
+            .get(&key, &client, proof, |login| login.check(None).map_err(Error::Unfit))
             .await
             .map_err(|failure| match failure {
                 Failure::Login(error) => (*error).clone(),
@@ -275,22 +357,59 @@ impl Connections {
         Ok(caller)
     }
 
+    /// The policies of the token that [`Self::operator`] last gave out, as Vault has them: whoever
+    /// could write them could make the operator what he likes. Empty if Vault did not say.
+    pub fn own_policies(&self, backend: &VaultAwsBackend) -> Vec<String> {
+        if backend.spec.operator_login.token_ref.is_some() {
+            let given = lock(&self.given);
+            return given.get(&backend.name_any()).map(|(_, own)| own.clone()).unwrap_or_default();
+        }
+        let in_use = lock(&self.in_use);
+        let session = in_use.get(&BackendKey::of(backend));
+        session.map(|session| session.login().policies.clone()).unwrap_or_default()
+    }
+
+    /// With a token that is an admin's: it is not renewed, and never revoked.
+    async fn with_given_token(
+        &self,
+        backend: &VaultAwsBackend,
+        client: &vault::Client,
+        reference: &KeyRef,
+    ) -> Result<Caller, Error> {
+        let [token] = self.keys_of("Secret", &reference.name, [&reference.key]).await?;
+        let token = Redacted::new(token.expose().trim().to_owned());
+        let caller = client.with_token(token.clone());
+        let name = backend.name_any();
+        let is_known = lock(&self.given).get(&name).is_some_and(|(known, _)| *known == token);
+        if !is_known {
+            // Denied without `default` and without a rule for it: then they are not known.
+            let own = match tokens::lookup_self(&caller).await {
+                Ok(found) => [found.policies, found.identity_policies].concat(),
+                Err(error) if error.is_denied() => Vec::new(),
+                Err(error) => return Err(Error::Login(error)),
+            };
+            lock(&self.given).insert(name, (token, own));
+        }
+        Ok(caller)
+    }
+
     /// The operator's token was refused: log in again the next time, and read references again.
     pub fn token_refused(&self, backend: &VaultAwsBackend) {
-        let key = key(backend);
+        let key = BackendKey::of(backend);
         if let Some(session) = lock(&self.in_use).remove(&key) {
             self.sessions.invalidate(&key, &session);
         }
         if let Some(token) = &backend.spec.operator_login.token_ref {
-            let reference =
-                Reference { kind: "Secret", name: token.name.clone(), key: token.key.clone() };
+            let reference = Reference::new("Secret", &token.name, &[&token.key]);
             lock(&self.references).remove(&reference);
+            lock(&self.given).remove(&backend.name_any());
         }
     }
 
     /// The backend is gone.
     pub fn forget(&self, backend: &str) {
         lock(&self.clients).remove(backend);
+        lock(&self.given).remove(backend);
     }
 
     /// Gives back every token that this process logged in for.
@@ -298,18 +417,36 @@ impl Connections {
         self.sessions.shutdown().await;
     }
 
-    async fn log_in(
+    /// A login signed with the operator's own AWS credentials. Ones that AWS does not take any more are
+    /// forgotten, so that the next login asks for others.
+    async fn log_in_by_aws(
         &self,
+        backend: &VaultAwsBackend,
         client: &vault::Client,
-        mount: &str,
-        role: &str,
-        path: &str,
+        login: &AwsLogin,
     ) -> Result<Login, Error> {
-        let token = tokio::fs::read_to_string(path)
-            .await
-            .map_err(|error| Error::TokenFile { path: path.to_owned(), source: Arc::new(error) })?;
-        let token = Redacted::new(token.trim().to_owned());
-        login::jwt(client, mount, role, &token).await.map_err(Error::Login)
+        let spec = &backend.spec;
+        let ambient = self.ambient.get_or_try_init(|| Ambient::load(&spec.aws.region));
+        let ambient = ambient.await.map_err(Error::Aws)?;
+        let credentials = ambient.credentials().await.map_err(Error::Aws)?;
+        let request = signing::get_caller_identity_at(
+            &credentials,
+            &spec.aws.region,
+            spec.aws.sts_endpoint.as_deref(),
+            server_id(spec).as_deref(),
+            clock::now(),
+        )
+        .map_err(|error| Error::Signing(Arc::new(error)))?;
+        let answer = login::iam(client, &login.mount, Some(&login.role), &request).await;
+        if let Err(error) = &answer
+            && matches!(
+                error.aws_refusal(),
+                Some(AwsRefusal::CredentialsInvalid | AwsRefusal::SignatureRefused)
+            )
+        {
+            ambient.forget(&credentials);
+        }
+        answer.map_err(Error::Login)
     }
 
     async fn settings(&self, backend: &VaultAwsBackend) -> Result<Settings, Error> {
@@ -323,14 +460,25 @@ impl Connections {
                     CaBundleKind::ConfigMap => "ConfigMap",
                     CaBundleKind::Secret => "Secret",
                 };
-                let value = Box::pin(self.reference(kind, &reference.name, &reference.key)).await?;
+                let [value] = self.keys_of(kind, &reference.name, [&reference.key]).await?;
                 Some(value.expose().clone())
             }
             (None, None) => None,
         };
+        let client_certificate = match &spec.client_certificate_ref {
+            Some(reference) => {
+                let keys = ["tls.crt", "tls.key"];
+                let [certificate, key] = self.keys_of("Secret", &reference.name, keys).await?;
+                let certificate_pem = certificate.expose().clone();
+                Some(ClientCertificate { certificate_pem, key_pem: key })
+            }
+            None => None,
+        };
         Ok(Settings {
             namespace: spec.namespace.clone(),
             ca_pem,
+            client_certificate,
+            tls_server_name: spec.tls_server_name.clone(),
             timeout: spec.request_timeout.duration().max(Duration::from_secs(1)),
             requests_per_second: spec.rate_limit.requests_per_second,
             burst: spec.rate_limit.burst,
@@ -338,48 +486,48 @@ impl Connections {
         })
     }
 
-    /// One key of a ConfigMap or Secret of the operator's namespace, at most a minute old.
-    async fn reference(
+    /// Keys of one ConfigMap or Secret of the operator's namespace, read together.
+    async fn keys_of<const N: usize>(
         &self,
         kind: &'static str,
         name: &str,
-        key: &str,
-    ) -> Result<Redacted<String>, Error> {
-        let wanted = Reference { kind, name: name.to_owned(), key: key.to_owned() };
-        if let Some(value) = self.fresh(&wanted) {
-            return Ok(value);
+        keys: [&str; N],
+    ) -> Result<[Redacted<String>; N], Error> {
+        let missing =
+            |key: &str| Error::Reference { kind, name: name.to_owned(), key: key.to_owned() };
+        let wanted = Reference::new(kind, name, &keys);
+        let known = |values: Vec<Redacted<String>>| {
+            values.try_into().map_err(|_| missing(keys.first().copied().unwrap_or_default()))
+        };
+        if let Some(values) = self.fresh(&wanted) {
+            return known(values);
         }
         let _reading = self.reading.lock().await;
-        if let Some(value) = self.fresh(&wanted) {
-            return Ok(value);
+        if let Some(values) = self.fresh(&wanted) {
+            return known(values);
         }
-        let value = match kind {
+        let mut data = match kind {
             "ConfigMap" => {
                 let api = Api::<ConfigMap>::namespaced(self.kube.clone(), &self.namespace);
-                self.read(kind, name, api.get_opt(name))
-                    .await?
-                    .and_then(|map| map.data?.remove(key))
+                let map = self.read(kind, name, api.get_opt(name)).await?;
+                map.and_then(|map| map.data).unwrap_or_default()
             }
-            _ => {
-                let mut data = self.secret(name).await?;
-                data.remove(key)
-            }
+            _ => self.secret(name).await?,
         };
-        let value = Redacted::new(value.ok_or_else(|| Error::Reference {
-            kind,
-            name: name.to_owned(),
-            key: key.to_owned(),
-        })?);
+        let mut values = Vec::with_capacity(N);
+        for key in keys {
+            values.push(Redacted::new(data.remove(key).ok_or_else(|| missing(key))?));
+        }
         let mut references = lock(&self.references);
         references.retain(|_, (read, _)| read.elapsed() < FRESH);
-        references.insert(wanted, (Instant::now(), value.clone()));
-        Ok(value)
+        references.insert(wanted, (Instant::now(), values.clone()));
+        known(values)
     }
 
-    fn fresh(&self, wanted: &Reference) -> Option<Redacted<String>> {
+    fn fresh(&self, wanted: &Reference) -> Option<Vec<Redacted<String>>> {
         let references = lock(&self.references);
-        let (read, value) = references.get(wanted)?;
-        (read.elapsed() < FRESH).then(|| value.clone())
+        let (read, values) = references.get(wanted)?;
+        (read.elapsed() < FRESH).then(|| values.clone())
     }
 
     /// The UTF-8 values of a Secret in the operator's namespace; empty if there is none.
@@ -415,9 +563,51 @@ fn serving_since(backend: &VaultAwsBackend) -> Option<Timestamp> {
     (reachable.status == "True").then_some(reachable.last_transition_time.0)
 }
 
-fn key(backend: &VaultAwsBackend) -> OperatorKey {
-    OperatorKey {
-        uid: backend.uid().unwrap_or_default(),
-        generation: backend.metadata.generation.unwrap_or_default(),
+/// The lowest limit of all backends with the address of this client holds for all of them.
+fn limit(clients: &HashMap<String, Connected>, client: &vault::Client) {
+    let own = clients.values().find(|known| known.client.is_same(client));
+    let Some(address) = own.map(|known| &known.settings.address) else { return };
+    let of_address =
+        || clients.values().map(|known| &known.settings).filter(|other| other.address == *address);
+    let rate = of_address().map(|settings| settings.requests_per_second).min();
+    let burst = of_address().map(|settings| settings.burst).min();
+    if let Some((rate, burst)) = rate.zip(burst) {
+        client.gate().set_rate(rate, burst);
     }
+}
+
+/// Blames the spec or the object that it names.
+fn unusable(backend: &VaultAwsBackend, error: vault::SettingsError) -> Error {
+    let vault = &backend.spec.vault;
+    let blamed = match &error {
+        vault::SettingsError::CaBundle { .. } => vault.ca_bundle_ref.as_ref().map(|reference| {
+            let kind = match reference.kind {
+                CaBundleKind::ConfigMap => "ConfigMap",
+                CaBundleKind::Secret => "Secret",
+            };
+            (kind, &reference.name)
+        }),
+        vault::SettingsError::ClientCertificate { .. } => {
+            vault.client_certificate_ref.as_ref().map(|reference| ("Secret", &reference.name))
+        }
+        _ => None,
+    };
+    let source = Arc::new(error);
+    match blamed {
+        Some((kind, name)) => Error::Unusable { kind, name: name.clone(), source },
+        None => Error::Settings(source),
+    }
+}
+
+/// A login with the projected token of the operator's ServiceAccount, which the kubelet renews.
+async fn log_in_by_token(
+    client: &vault::Client,
+    login: &ServiceAccountLogin,
+) -> Result<Login, Error> {
+    let path = &login.token_path;
+    let token = tokio::fs::read_to_string(path)
+        .await
+        .map_err(|error| Error::TokenFile { path: path.clone(), source: Arc::new(error) })?;
+    let token = Redacted::new(token.trim().to_owned());
+    login::jwt(client, &login.mount, &login.role, &token).await.map_err(Error::Login)
 }

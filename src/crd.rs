@@ -24,12 +24,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 mod auth_mount;
+mod in_effect;
 mod role_settings;
 mod vault_aws_backend;
 mod vault_aws_role;
 mod vault_cert_sync;
 
 pub use auth_mount::*;
+pub use in_effect::*;
 pub use role_settings::*;
 pub use vault_aws_backend::*;
 pub use vault_aws_role::*;

@@ -25,6 +25,7 @@
 //! | [`role`] | `VaultAwsRole`: the role and its policy, whose they are, what differs, what a login reaches |
 //! | [`cert`] | `VaultCertSync`: entries, pairs, Secrets; what is never replaced by what |
 //! | [`tenancy`] | may this namespace use this account and role; pure |
+//! | [`safety`] | what a Vault with known defects is not asked for; pure |
 //! | [`naming`] | what an IAM role is called in AWS and in Vault; pure |
 //! | [`connection`] | from a backend to a Vault client and to the operator's own session |
 //! | [`vault`] | the only HTTP to Vault: one file for each API, errors classified once, limiter, sessions |
@@ -75,6 +76,7 @@ pub mod naming;
 pub mod redacted;
 pub mod review;
 pub mod role;
+pub mod safety;
 pub mod telemetry;
 pub mod tenancy;
 pub mod vault;

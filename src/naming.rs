@@ -233,6 +233,11 @@ pub fn check_template(template: &str) -> Result<(), Fault> {
     pieces(template).map(drop)
 }
 
+/// What all names of a template begin with, up to its first placeholder.
+pub fn literal_prefix(template: &str) -> &str {
+    template.split('{').next().unwrap_or_default()
+}
+
 /// A literal, or a placeholder.
 enum Piece<'a> {
     Literal(&'a str),

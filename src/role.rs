@@ -53,6 +53,7 @@ pub mod principal;
 mod report;
 pub mod token;
 pub mod verify;
+mod withdrawal;
 
 use carried::Shelf;
 use claim::{Claim, Foreign};
@@ -122,6 +123,9 @@ impl Reconcile for Roles {
     ) -> Result<Outcome<VaultAwsRoleStatus>, Error> {
         let (backend, desired) = match self.desired(role) {
             Ok(found) => found,
+            Err(hold) if hold.withdrawn.is_some() => {
+                return Ok(Box::pin(self.withdraw(role, hold, now)).await);
+            }
             Err(hold) if hold.is_shared => {
                 let next = hold.next;
                 return Ok(still_ready(role, next).unwrap_or_else(|| hold.outcome(role)));
@@ -195,6 +199,11 @@ impl Roles {
     fn desired(&self, role: &VaultAwsRole) -> Result<(Arc<VaultAwsBackend>, Desired), Hold> {
         let backend = self.backend(role)?;
         let cluster = ready(&backend)?;
+        if backend.metadata.deletion_timestamp.is_some() && !is_written(role) {
+            let name = backend.name_any();
+            let message = format!("VaultAwsBackend `{name}` is not ready: it is being deleted");
+            return Err(Hold::waiting(RoleReason::BackendNotReady, message));
+        }
         let namespace = role.namespace().unwrap_or_default();
         let Some(found) = self.stores.namespaces.get(None, &namespace) else {
             return Err(Hold::waiting(
@@ -202,13 +211,18 @@ impl Roles {
                 format!("the namespace `{namespace}` has not been seen yet"),
             ));
         };
-        let desired = Desired::parse(role, &backend, found.labels(), cluster)?;
-        Ok((backend, desired))
+        match Desired::parse(role, &backend, found.labels(), cluster) {
+            Ok(desired) => Ok((backend, desired)),
+            Err(refusal) => {
+                let withdrawn = withdrawal::of(role, &backend, &refusal).then_some(backend);
+                Err(Hold { withdrawn, ..Hold::from(refusal) })
+            }
+        }
     }
 
     fn backend(&self, role: &VaultAwsRole) -> Result<Arc<VaultAwsBackend>, Hold> {
         let name = &role.spec.backend_ref.name;
-        self.stores.backends.get(None, name).ok_or_else(|| {
+        self.stores.backends.get(None, name).map(VaultAwsBackend::in_effect).ok_or_else(|| {
             Hold::waiting(
                 RoleReason::BackendNotFound,
                 format!("there is no VaultAwsBackend `{name}`"),
@@ -224,6 +238,9 @@ impl Roles {
         now: Timestamp,
     ) -> Result<Outcome<VaultAwsRoleStatus>, Error> {
         let vault = self.connections.operator(backend).await?;
+        if let Some(refusal) = desired.guards(&self.connections.own_policies(backend)) {
+            return Ok(Hold::from(refusal).outcome(role));
+        }
         let observed = observe::observe(&vault, &desired.names).await?;
         let claim = claim::claim(&desired.names, &desired.owner, recorded_id(role), &observed);
         let adoption = match claim {
@@ -411,6 +428,7 @@ impl Roles {
             progress: Progress::Waiting,
             next: Next::Retry(Retry::Slowly),
             is_shared: false,
+            withdrawn: None,
         })
     }
 
@@ -422,7 +440,8 @@ impl Roles {
         names: &Names,
     ) -> Option<Arc<VaultAwsRole>> {
         let wants = |other: &VaultAwsRole| {
-            let other_backend = self.stores.backends.get(None, &other.spec.backend_ref.name)?;
+            let other_backend =
+                self.stores.backends.get(None, &other.spec.backend_ref.name)?.in_effect();
             let derived = Names::derive(other, &other_backend.spec).ok()?;
             if !claim::collide((names, backend), (&derived, &other_backend)) {
                 return None;
@@ -441,7 +460,7 @@ impl Roles {
 
     /// Deletes what is ours. It needs no tenancy: what we wrote has to go even if the grant is gone.
     async fn remove(&self, role: &VaultAwsRole) -> Result<(), Remains> {
-        let written = role.status.as_ref().is_some_and(|status| status.vault_role.is_some());
+        let written = is_written(role);
         let missing = |backend: &str| {
             if written {
                 Err(Remains::waiting(format!(
@@ -458,6 +477,7 @@ impl Roles {
         let Some(names) = names else { return Ok(()) };
         self.remove_from(role, &backend, &names, cluster)
             .await
+            .map(drop)
             .map_err(|error| Remains::failed(&error, backend.clone()))
     }
 
@@ -467,12 +487,14 @@ impl Roles {
         backend: &VaultAwsBackend,
         names: &Names,
         cluster: &str,
-    ) -> Result<(), Error> {
+    ) -> Result<Plan, Error> {
         let vault = self.connections.operator(backend).await?;
         let observed = observe::observe(&vault, names).await?;
         let owner = names.marker(role, cluster);
         let removable = claim::removable(names, &owner, recorded_id(role), &observed);
-        Ok(apply::apply(&vault, &plan::removal(names, removable)).await?)
+        let plan = plan::removal(names, removable);
+        apply::apply(&vault, &plan).await?;
+        Ok(plan)
     }
 
     /// Remembers that this process tried, and says whether it had before.
@@ -523,6 +545,11 @@ async fn marks(vault: &Caller, names: &Names, observed: &Observed) -> Result<Vec
     Ok(found)
 }
 
+/// Whether a former pass wrote the role.
+fn is_written(role: &VaultAwsRole) -> bool {
+    role.status.as_ref().is_some_and(|status| status.vault_role.is_some())
+}
+
 /// The ID of the role as the last pass that found it ours recorded it.
 fn recorded_id(role: &VaultAwsRole) -> Option<&str> {
     role.status.as_ref()?.role_id.as_deref()
@@ -547,7 +574,7 @@ fn ready(backend: &VaultAwsBackend) -> Result<&str, Hold> {
         .filter(|status| Some(status.observed_generation) == backend.metadata.generation)
         .and_then(|status| condition::find(&status.conditions, READY))
         .ok_or_else(|| not_ready("it has not been looked at yet"))?;
-    if ready.status != "True" {
+    if !VaultAwsBackend::serves(ready) {
         let is_shared = SHARED.iter().any(|shared| shared.as_str() == ready.reason);
         return Err(Hold { is_shared, ..not_ready(&ready.reason) });
     }

@@ -194,35 +194,113 @@ impl Observer for Unobserved {
     fn waited(&self, _: Duration) {}
 }
 
-/// One Vault address with its connections, limiter and circuit. Cloning shares them.
+/// What all clients of one Vault address share, whatever their namespaces and certificates: Vault's
+/// quotas count the address that asks, and a server that is down is down for all of them. Cloning
+/// shares it.
+#[derive(Clone, Debug)]
+pub struct Gate(Arc<Shut>);
+
+#[derive(Debug)]
+struct Shut {
+    limiter: Limiter,
+    circuit: Circuit,
+}
+
+impl Gate {
+    /// An open one.
+    pub fn new(requests_per_second: u32, burst: u32) -> Self {
+        let limiter = Limiter::new(requests_per_second, burst);
+        Self(Arc::new(Shut { limiter, circuit: Circuit::new() }))
+    }
+
+    /// Lets that many through from now on.
+    pub fn set_rate(&self, requests_per_second: u32, burst: u32) {
+        self.0.limiter.set_rate(requests_per_second, burst);
+    }
+}
+
+/// One Vault with its connections, behind the gate of its address. Cloning shares all of it.
 #[derive(Clone)]
 pub struct Client(Arc<Shared>);
 
 struct Shared {
-    http: reqwest::Client,
-    /// Ends before `/v1`.
-    base: Url,
-    headers: HeaderMap,
-    timeout: Duration,
-    limiter: Limiter,
-    circuit: Circuit,
+    link: Mutex<Arc<Link>>,
+    gate: Gate,
     observer: Arc<dyn Observer>,
     /// Server's clock minus ours, as last seen.
     skew: Mutex<Option<SignedDuration>>,
 }
 
+/// How the server is spoken to; replaced whole when a certificate changes.
+struct Link {
+    http: reqwest::Client,
+    /// Ends before `/v1`.
+    base: Url,
+    headers: HeaderMap,
+    timeout: Duration,
+}
+
+impl Link {
+    fn new(
+        settings: &Settings,
+        liberties: &Liberties,
+        mut base: Url,
+    ) -> Result<Self, SettingsError> {
+        let mut headers: HeaderMap = liberties.headers.iter().cloned().collect();
+        headers.insert("x-vault-request", HeaderValue::from_static("true"));
+        if let Some(namespace) = &settings.namespace {
+            let value = HeaderValue::from_str(namespace).map_err(|_| SettingsError::Namespace)?;
+            headers.insert("x-vault-namespace", value);
+        }
+        let http = tls::http_client(settings, liberties, &mut base)?;
+        Ok(Self { http, base, headers, timeout: settings.timeout })
+    }
+}
+
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("base", &self.0.base.as_str()).finish_non_exhaustive()
+        f.debug_struct("Client").field("base", &self.link().base.as_str()).finish_non_exhaustive()
     }
 }
 
 impl Client {
     /// Prepares the connection; nothing is sent.
     pub fn new(settings: &Settings, observer: Arc<dyn Observer>) -> Result<Self, SettingsError> {
+        Self::behind(settings, observer, Gate::new(settings.requests_per_second, settings.burst))
+    }
+
+    /// The same behind a gate that others share.
+    pub fn behind(
+        settings: &Settings,
+        observer: Arc<dyn Observer>,
+        gate: Gate,
+    ) -> Result<Self, SettingsError> {
         // Whoever builds `Settings` by hand must not get around the checks.
         let base = parse_address(settings.address.as_str())?;
-        Self::build_client(settings, &Liberties::default(), base, observer)
+        Self::build_client(settings, &Liberties::default(), base, observer, gate)
+    }
+
+    /// Speaks to the same Vault by other settings from now on: another certificate, deadline or name.
+    /// The sessions that were made through this client go on, with the new connections.
+    pub fn relink(&self, settings: &Settings) -> Result<(), SettingsError> {
+        let base = parse_address(settings.address.as_str())?;
+        let link = Link::new(settings, &Liberties::default(), base)?;
+        *lock(&self.0.link) = Arc::new(link);
+        Ok(())
+    }
+
+    /// Whether both are handles to one client.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The gate of the address.
+    pub fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    fn link(&self) -> Arc<Link> {
+        Arc::clone(&lock(&self.0.link))
     }
 
     /// Prepares the connection of a command that a person runs; nothing is sent.
@@ -232,29 +310,21 @@ impl Client {
         } else {
             parse_address(settings.address.as_str())?
         };
-        Self::build_client(settings, liberties, base, Arc::new(Unobserved))
+        let gate = Gate::new(settings.requests_per_second, settings.burst);
+        Self::build_client(settings, liberties, base, Arc::new(Unobserved), gate)
     }
 
     fn build_client(
         settings: &Settings,
         liberties: &Liberties,
-        mut base: Url,
+        base: Url,
         observer: Arc<dyn Observer>,
+        gate: Gate,
     ) -> Result<Self, SettingsError> {
-        let mut headers: HeaderMap = liberties.headers.iter().cloned().collect();
-        headers.insert("x-vault-request", HeaderValue::from_static("true"));
-        if let Some(namespace) = &settings.namespace {
-            let value = HeaderValue::from_str(namespace).map_err(|_| SettingsError::Namespace)?;
-            headers.insert("x-vault-namespace", value);
-        }
-        let http = tls::http_client(settings, liberties, &mut base)?;
+        let link = Link::new(settings, liberties, base)?;
         Ok(Self(Arc::new(Shared {
-            http,
-            base,
-            headers,
-            timeout: settings.timeout,
-            limiter: Limiter::new(settings.requests_per_second, settings.burst),
-            circuit: Circuit::new(),
+            link: Mutex::new(Arc::new(link)),
+            gate,
             observer,
             skew: Mutex::new(None),
         })))
@@ -306,7 +376,7 @@ impl Client {
 
     /// The address serves: let everybody in again.
     pub(crate) fn found_serving(&self) {
-        self.0.circuit.close();
+        self.0.gate.0.circuit.close();
     }
 
     async fn exchange<E: Endpoint>(
@@ -339,18 +409,19 @@ impl Client {
         token: Option<&Token>,
     ) -> Result<Raw, Cause> {
         let shared = &*self.0;
+        let Shut { limiter, circuit } = &*shared.gate.0;
         let request = self.build(endpoint, token)?;
         // Asked twice: those who need not wait for the limiter to hear that Vault is down do not,
         // and those who waited hear what happened meanwhile.
-        drop(shared.circuit.admit()?);
-        let waited = shared.limiter.acquire(Instant::now() + shared.timeout).await;
+        drop(circuit.admit()?);
+        let waited = limiter.acquire(Instant::now() + request.link.timeout).await;
         match waited {
             Ok(wait) => shared.observer.waited(wait),
             Err(limiter::Exhausted { retry_after }) => {
                 return Err(Cause::Throttled { by: error::Throttle::Own, retry_after });
             }
         }
-        let permit = shared.circuit.admit()?;
+        let permit = circuit.admit()?;
         // Asked last: it may have waited for long.
         if request.method != Method::GET && !operation.gives_back && !shared.observer.may_write() {
             drop(permit);
@@ -368,6 +439,8 @@ impl Client {
             Err(cause) if cause.opens_circuit() => permit.failed(cause),
             // Late because of AWS, perhaps: neither for Vault nor against it.
             Err(Cause::Timeout { .. }) => drop(permit),
+            // Nothing was heard of Vault itself.
+            Err(Cause::Unreachable { .. }) => drop(permit),
             _ => permit.succeeded(),
         }
         outcome
@@ -375,15 +448,16 @@ impl Client {
 
     /// Slows everybody down where Vault asks for it.
     fn heed(&self, raw: &Raw) {
+        let limiter = &self.0.gate.0.limiter;
         match raw.status {
             // A lease count quota refuses logins; slowing reads down would not help.
             StatusCode::TOO_MANY_REQUESTS if !raw.is_lease_count() => {
-                self.0.limiter.slow_down();
-                self.0.limiter.pause(raw.retry_after.unwrap_or(Duration::from_secs(1)));
+                limiter.slow_down();
+                limiter.pause(raw.retry_after.unwrap_or(Duration::from_secs(1)));
             }
             StatusCode::SERVICE_UNAVAILABLE => {
                 if let Some(wait) = raw.retry_after {
-                    self.0.limiter.pause(wait);
+                    limiter.pause(wait);
                 }
             }
             _ => {}
@@ -394,7 +468,8 @@ impl Client {
     fn build<E: Endpoint>(&self, endpoint: &E, token: Option<&Token>) -> Result<Request, Cause> {
         let unfit = |what: &'static str| Cause::InvalidRequest { what: Cow::Borrowed(what) };
         let listing = matches!(endpoint.method(), rustify::enums::RequestMethod::LIST);
-        let mut url = path_url(&self.0.base, &endpoint.path(), listing)
+        let link = self.link();
+        let mut url = path_url(&link.base, &endpoint.path(), listing)
             .map_err(|what| Cause::InvalidRequest { what: Cow::Borrowed(what) })?;
         let query = endpoint.query().map_err(|_| unfit("its query cannot be written"))?;
         // Proxies know GET; Vault takes `list=true` for LIST.
@@ -409,7 +484,7 @@ impl Client {
         } else {
             endpoint.body().map_err(|_| unfit("its body cannot be written"))?.unwrap_or_default()
         };
-        let mut headers = self.0.headers.clone();
+        let mut headers = link.headers.clone();
         if !body.is_empty() {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
@@ -419,13 +494,14 @@ impl Client {
             value.set_sensitive(true);
             headers.insert("x-vault-token", value);
         }
-        Ok(Request { method, url, headers, body: Zeroizing::new(body) })
+        Ok(Request { link, method, url, headers, body: Zeroizing::new(body) })
     }
 
     /// Sends, follows a standby's redirect to the same origin and path once, reads the answer.
     async fn deliver(&self, operation: &Operation, request: Request) -> Result<Raw, Cause> {
-        let deadline = Instant::now() + self.0.timeout;
-        let timeout = || Cause::Timeout { after: self.0.timeout, asks_aws: operation.asks_aws };
+        let after = request.link.timeout;
+        let deadline = Instant::now() + after;
+        let timeout = || Cause::Timeout { after, asks_aws: operation.asks_aws };
         let work = async {
             let mut response = self.once(operation, &request).await?;
             if response.status() == StatusCode::TEMPORARY_REDIRECT {
@@ -462,9 +538,8 @@ impl Client {
         } else {
             body.into()
         };
-        self.0
-            .http
-            .request(request.method.clone(), request.url.clone())
+        let http = &request.link.http;
+        http.request(request.method.clone(), request.url.clone())
             .headers(request.headers.clone())
             .body(body)
             .send()
@@ -598,6 +673,8 @@ impl Operation {
 }
 
 struct Request {
+    /// The connections it was written for: its URL may name a host that only they can find.
+    link: Arc<Link>,
     method: Method,
     url: Url,
     headers: HeaderMap,
@@ -1019,6 +1096,23 @@ mod tests {
         let client = Client::new(&settings, Arc::new(Unobserved)).unwrap();
         let caller = client.with_token(Redacted::new("hvs.secret".to_owned()));
         assert!(!format!("{caller:?}").contains("hvs"), "{caller:?}");
+    }
+
+    #[tokio::test]
+    async fn clients_behind_one_gate_share_what_they_learn_of_the_address() {
+        let settings = Settings::new(base("https://127.0.0.1:1"));
+        let gate = Gate::new(50, 100);
+        let behind = |namespace: &str| {
+            let settings = Settings { namespace: Some(namespace.to_owned()), ..settings.clone() };
+            let client = Client::behind(&settings, Arc::new(Unobserved), gate.clone()).unwrap();
+            client.with_token(Redacted::new("t".to_owned()))
+        };
+        let (one, other) = (behind("one"), behind("other"));
+        for _ in 0..3 {
+            tokens::lookup_self(&one).await.unwrap_err();
+        }
+        let error = tokens::lookup_self(&other).await.unwrap_err();
+        assert!(matches!(error.cause(), Cause::CircuitOpen { .. }), "{error:?}");
     }
 
     #[tokio::test]

@@ -7,6 +7,9 @@ use crate::{
     naming, tenancy,
 };
 
+/// The shortest literal beginning of all policies' names, in characters.
+const PREFIX: usize = 4;
+
 /// A backend that can work.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Desired {
@@ -37,6 +40,18 @@ pub enum Refusal {
     /// Several roles, one policy.
     #[error("naming.policy must contain {{role}}: several roles would share one policy")]
     PolicyNotUnique,
+    /// The names of policies have no common beginning.
+    #[error(
+        "naming.policy must start with at least {PREFIX} literal characters, so that the operator's own \
+         policy can be limited to them"
+    )]
+    PolicyPrefix,
+    /// The operator would log in where it writes roles.
+    #[error(
+        "operatorLogin.aws.mount is auth.mount `{0}`: whoever writes roles there could make himself the \
+         operator; use another AWS auth mount"
+    )]
+    OwnMount(String),
     /// A selector that would mean every namespace.
     #[error(
         "tenancy rule `{0}` has an empty namespace selector; name the namespaces or select some"
@@ -64,9 +79,12 @@ impl Fault for Refusal {
     fn reason(&self) -> &'static str {
         match self {
             Self::RoleNotUnique(_) | Self::PolicyNotUnique => BackendReason::NamingNotUnique,
-            Self::Naming(_) | Self::EmptySelector(_) | Self::Region { .. } | Self::Address => {
-                BackendReason::InvalidSpec
-            }
+            Self::Naming(_)
+            | Self::PolicyPrefix
+            | Self::OwnMount(_)
+            | Self::EmptySelector(_)
+            | Self::Region { .. }
+            | Self::Address => BackendReason::InvalidSpec,
         }
         .as_str()
     }
@@ -87,6 +105,12 @@ impl Desired {
         let accounts = tenancy::accounts(&spec.tenancy);
         if accounts > 1 && !spec.naming.role.contains("{account}") {
             return Err(Refusal::RoleNotUnique(accounts));
+        }
+        if naming::literal_prefix(&spec.naming.policy).len() < PREFIX {
+            return Err(Refusal::PolicyPrefix);
+        }
+        if spec.operator_login.aws.as_ref().is_some_and(|login| login.mount == spec.auth.mount) {
+            return Err(Refusal::OwnMount(spec.auth.mount.clone()));
         }
         if !spec.naming.policy.contains("{role}") {
             return Err(Refusal::PolicyNotUnique);
@@ -184,6 +208,33 @@ mod tests {
     fn a_policy_belongs_to_one_role() {
         let refusal = parse(|spec| spec["naming"] = json!({"policy": "vaultaws-{iamRole}"}));
         assert_eq!(refusal, Err(Refusal::PolicyNotUnique));
+    }
+
+    #[test]
+    fn names_of_policies_have_a_common_beginning() {
+        for short in ["{role}-policy-of-ours", "va-{role}"] {
+            let refusal = parse(|spec| spec["naming"] = json!({"policy": short}));
+            assert_eq!(refusal, Err(Refusal::PolicyPrefix), "{short}");
+        }
+        assert!(parse(|spec| spec["naming"] = json!({"policy": "vau-{role}"})).is_ok());
+    }
+
+    #[test]
+    fn two_free_texts_are_joined_by_a_full_stop() {
+        let joined = |role: &'static str| parse(move |spec| spec["naming"] = json!({"role": role}));
+        assert_eq!(joined("{namespace}-{name}").unwrap_err().reason(), "InvalidSpec");
+        assert!(joined("{namespace}.{name}").is_ok());
+    }
+
+    #[test]
+    fn the_operator_does_not_log_in_where_it_writes_roles() {
+        let login = |mount: &'static str| {
+            parse(move |spec| {
+                spec["operatorLogin"] = json!({"aws": {"mount": mount, "role": "operator"}});
+            })
+        };
+        assert_eq!(login("aws"), Err(Refusal::OwnMount("aws".into())));
+        assert!(login("aws-operator").is_ok());
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::{
         throttle::Throttles,
     },
     clock,
+    connection::BackendKey,
     crd::SyncReason,
     fault::{Fault, Retry},
     redacted::Redacted,
@@ -45,8 +46,7 @@ const TOKEN_SECONDS: i64 = 600;
 /// Whose session it is.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Key {
-    backend: String,
-    backend_generation: i64,
+    backend: BackendKey,
     mount: String,
     vault_role: String,
     namespace: String,
@@ -262,8 +262,8 @@ pub struct Identities {
 
 /// Where a sync asks for a session.
 pub struct Place<'a> {
-    /// UID and generation of the backend.
-    pub backend: (String, i64),
+    /// The backend.
+    pub backend: BackendKey,
     /// Namespace of the sync.
     pub namespace: &'a str,
     /// Its Secrets.
@@ -315,10 +315,8 @@ impl Identities {
             }
             Identity::Ambient => Proof::Ambient,
         };
-        let (backend, backend_generation) = place.backend.clone();
         Ok(Key {
-            backend,
-            backend_generation,
+            backend: place.backend.clone(),
             mount: desired.auth_mount.clone(),
             vault_role: desired.vault_role.clone(),
             namespace: place.namespace.to_owned(),

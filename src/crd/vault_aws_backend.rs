@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adopt, AuthType, ClientConfig, IdentityConfig, KeyRef, PathRule, Span, StsAccount, WrittenKeys,
-    reasons,
+    Adopt, AuthType, ClientConfig, IdentityConfig, InEffect, KeyRef, LocalRef, PathRule, Span,
+    StsAccount, WrittenKeys, reasons,
 };
 
 /// A Vault whose AWS auth mount we manage, and the tenants that may use it. A tenant never chooses the
@@ -33,6 +33,7 @@ use super::{
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.clusterId) == has(oldSelf.clusterId) && (!has(self.clusterId) || self.clusterId == oldSelf.clusterId)").message("clusterId is immutable: it is part of the mark of ownership in Vault"))]
+#[x_kube(validation = Rule::new("!has(self.operatorLogin.aws) || self.operatorLogin.aws.mount != self.auth.mount").message("operatorLogin.aws.mount must be another mount than auth.mount: whoever writes roles there could make himself the operator"))]
 pub struct VaultAwsBackendSpec {
     /// Name of this Kubernetes cluster in the marks of ownership that we leave in Vault. Immutable.
     /// Default: the UID of the namespace kube-system; see status.clusterId.
@@ -60,6 +61,11 @@ pub struct VaultAwsBackendSpec {
     /// Isolated says it, and it is written all the same. Default Enforce.
     #[serde(default)]
     pub isolation: Isolation,
+    /// What becomes of a role in Vault whose tenancy is withdrawn. Hold: nobody logs in for it and
+    /// nothing is written; what is there stays. Remove: the role and then its policy are taken away,
+    /// if they are ours. Default Hold.
+    #[serde(default)]
+    pub on_tenancy_withdrawn: OnTenancyWithdrawn,
     /// Who may use this backend. Deny by default: one rule must grant namespace, account, role and
     /// identity together; rules never combine.
     #[schemars(length(max = 256))]
@@ -72,6 +78,16 @@ pub struct VaultAwsBackendSpec {
     #[schemars(length(max = 64), inner(length(min = 1, max = 253)))]
     #[serde(default = "acted_upon")]
     pub denied_metadata_prefixes: Vec<String>,
+}
+
+/// What becomes of a role whose tenancy is withdrawn.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum OnTenancyWithdrawn {
+    /// Nobody logs in and nothing is written; what is there stays.
+    #[default]
+    Hold,
+    /// The role and then its policy are taken away from Vault.
+    Remove,
 }
 
 fn acted_upon() -> Vec<String> {
@@ -93,14 +109,13 @@ pub enum Isolation {
 /// The connection to Vault.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.address == oldSelf.address").message("vault.address is immutable: resources left at the old address would be orphaned; create another VaultAwsBackend"))]
-#[x_kube(validation = Rule::new("has(self.__namespace__) == has(oldSelf.__namespace__) && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)").message("vault.namespace is immutable; create another VaultAwsBackend"))]
 #[x_kube(validation = Rule::new("!(has(self.caBundle) && has(self.caBundleRef))").message("give caBundle or caBundleRef, not both"))]
 pub struct VaultConnection {
-    /// Address of Vault: `https://host:port`.
+    /// Address of Vault: `https://host:port`. It cannot change while resources use it.
     #[schemars(length(max = 512), pattern(r"^https://[A-Za-z0-9.\[\]:-]+(/[A-Za-z0-9._/-]*)?$"))]
     pub address: String,
-    /// Vault Enterprise or HCP namespace, such as `admin`; sent with every request.
+    /// Vault Enterprise or HCP namespace, such as `admin`; sent with every request. It cannot change
+    /// while resources use it.
     #[schemars(length(min = 1, max = 256), pattern(r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*/?$"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
@@ -111,10 +126,21 @@ pub struct VaultConnection {
     /// The same from a ConfigMap or Secret in the operator's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_bundle_ref: Option<CaBundleRef>,
+    /// A kubernetes.io/tls Secret in the operator's namespace whose certificate the operator shows to
+    /// a listener of Vault that asks for one (mutual TLS). A change of the Secret is seen within half
+    /// a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate_ref: Option<LocalRef>,
+    /// The host name that is asked for by SNI and that Vault's certificate must carry, where it is not
+    /// the host of the address.
+    #[schemars(length(min = 1, max = 253), pattern(r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_server_name: Option<String>,
     /// How long one request to Vault may take. Default 10s.
     #[serde(default = "ten_seconds")]
     pub request_timeout: Span,
-    /// The most requests that one operator process sends to this Vault.
+    /// The most requests that one operator process sends to this address. Of several backends with one
+    /// address the lowest limit holds for all.
     #[serde(default)]
     pub rate_limit: RateLimit,
 }
@@ -165,11 +191,14 @@ impl Default for RateLimit {
 /// How the operator logs in to Vault; exactly one.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.serviceAccount) != has(self.tokenRef)").message("give exactly one of serviceAccount and tokenRef"))]
+#[x_kube(validation = Rule::new("[has(self.serviceAccount), has(self.aws), has(self.tokenRef)].filter(given, given).size() == 1").message("give exactly one of serviceAccount, aws and tokenRef"))]
 pub struct OperatorLogin {
     /// By the operator's projected ServiceAccount token, at a Kubernetes or JWT auth mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<ServiceAccountLogin>,
+    /// By the operator's own AWS identity, at another AWS auth mount than auth.mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aws: Option<AwsLogin>,
     /// By a Vault token in a Secret of the operator's namespace; it is never revoked by us.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_ref: Option<KeyRef>,
@@ -195,14 +224,29 @@ pub struct ServiceAccountLogin {
     pub token_path: String,
 }
 
+/// An IAM login with the AWS identity of the operator's pod: environment, web identity (IRSA), pod
+/// identity, instance. Region, STS endpoint and server ID are those of all logins of the backend.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AwsLogin {
+    /// The AWS auth mount; never auth.mount, where the operator writes roles.
+    #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$"))]
+    pub mount: String,
+    /// The role at that mount.
+    #[schemars(
+        length(min = 1, max = 128),
+        pattern(r"^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$")
+    )]
+    pub role: String,
+}
+
 /// The AWS auth mount.
 #[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.mount == oldSelf.mount").message("auth.mount is immutable; create another VaultAwsBackend"))]
 #[x_kube(validation = Rule::new("self.management == 'Managed' || (!has(self.client) && !has(self.identity) && !has(self.defaultLeaseTtl) && !has(self.maxLeaseTtl) && (!has(self.accounts) || self.accounts.size() == 0))").message("defaultLeaseTtl, maxLeaseTtl, client, identity and accounts are written only under management: Managed"))]
 #[x_kube(validation = Rule::new("!has(self.defaultLeaseTtl) || !has(self.maxLeaseTtl) || duration(self.maxLeaseTtl) == duration('0s') || duration(self.defaultLeaseTtl) <= duration(self.maxLeaseTtl)").message("defaultLeaseTtl must not be longer than maxLeaseTtl"))]
 pub struct AuthMount {
-    /// Path of the mount under auth/. Default aws. Immutable.
+    /// Path of the mount under auth/. Default aws. It cannot change while resources use it.
     #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$"))]
     #[serde(default = "aws")]
     pub mount: String,
@@ -271,10 +315,9 @@ pub enum Management {
     Managed,
 }
 
-/// Where certificates lie.
-#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+/// Where certificates lie. It cannot change while resources use it.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self == oldSelf").message("certificates is immutable: the policies of all roles name it; create another VaultAwsBackend"))]
 pub struct Certificates {
     /// Mount of the KV v2 engine. Default secret.
     #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$"))]
@@ -292,10 +335,10 @@ impl Default for Certificates {
     }
 }
 
-/// Names in Vault. Placeholders: {account} {iamRole} {namespace} {name}, in policy also {role}.
-#[derive(Clone, Debug, Deserialize, KubeSchema, PartialEq, Serialize)]
+/// Names in Vault. Placeholders: {account} {iamRole} {namespace} {name}, in policy also {role}. They
+/// cannot change while resources use them.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self == oldSelf").message("naming is immutable: roles under the old names would be orphaned; create another VaultAwsBackend"))]
 pub struct Naming {
     /// Name of the role at `auth/<mount>/role/`. Default {iamRole}; where tenancy spans several accounts
     /// it must contain {account}.
@@ -508,6 +551,10 @@ pub struct VaultAwsBackendStatus {
     /// Name of this Kubernetes cluster in the marks of ownership, and in ExternalIds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
+    /// What of the spec cannot change while resources use it, as it is used. Another value in the spec
+    /// waits until no resource uses this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_effect: Option<InEffect>,
     /// Accessor of the auth mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount_accessor: Option<String>,
@@ -546,8 +593,14 @@ reasons! {
         VaultAnswerMalformed,
         /// A ConfigMap or Secret that the spec names is missing or has not the key.
         ReferenceNotFound,
+        /// A ConfigMap or Secret that the spec names holds something that cannot be used.
+        ReferenceInvalid,
         /// The spec cannot work as it is.
         InvalidSpec,
+        /// The spec changes something that resources use; the old value stays in effect.
+        FieldInUse,
+        /// Being deleted, and roles that must be cleaned up in Vault still refer to it.
+        InUse,
         /// `naming.role` would give roles of several accounts one name.
         NamingNotUnique,
         /// A namespace is set, but this server has none: nothing is written.

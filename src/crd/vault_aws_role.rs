@@ -280,6 +280,8 @@ reasons! {
         InvalidSpec,
         /// The name is one that is never written.
         ReservedName,
+        /// This Vault has known defects that make what is asked for unsafe; see the message.
+        VersionUnsafe,
         /// Role or policy of that name belongs to another resource, or to nobody we know: neither is
         /// written.
         Conflict,
@@ -289,8 +291,6 @@ reasons! {
         Suspended,
         /// Vault differs from this resource, and `drift: Report` writes nothing: see status.differs.
         DriftFound,
-        /// What is asked for is safe only where the backend is `VersionSafe`.
-        VersionUnsafe,
         /// PrincipalCurrent: a login with the bound principal was seen.
         LoginSeen,
         /// PrincipalCurrent: no login was seen yet.
@@ -372,6 +372,8 @@ reasons! {
         Adopted,
         /// Event: the IAM principals were looked up again, as the annotation `vaultaws.dev/rebind` asked.
         Rebound,
+        /// Event: the tenancy was withdrawn, and role and policy were taken away.
+        Removed,
         /// The Kubernetes API refused or failed a request.
         KubernetesError,
         /// The look took too long and was broken off; it is tried again.

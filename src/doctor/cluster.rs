@@ -507,7 +507,7 @@ const SYNC_LINKS: [(&str, &[&str]); 11] = [
 const ROLE_LINKS: [(&str, &[&str]); 7] = [
     (RESOURCE, &["InvalidSpec", "ReservedName"]),
     (OPERATOR, &["KubernetesError", "DeadlineExceeded", "InternalError"]),
-    (BACKEND, &["BackendNotFound", "BackendNotReady", "NamespaceNotFound"]),
+    (BACKEND, &["BackendNotFound", "BackendNotReady", "NamespaceNotFound", "VersionUnsafe"]),
     (TENANCY, &["TenancyDenied"]),
     (
         VAULT,
@@ -615,8 +615,8 @@ fn cure(reason: &str) -> &'static str {
         }
         "VaultSealed" => "unseal Vault",
         "LoginFailed" => {
-            "correct operatorLogin: the Kubernetes auth mount of Vault, its role, and the operator's \
-             ServiceAccount"
+            "correct operatorLogin: the auth mount of Vault, its role, and the operator's ServiceAccount \
+             or AWS identity"
         }
         "VaultDenied" => "give the operator's policy in Vault what deploy/ shows",
         "MountNotFound" => "enable AWS auth there, or set spec.auth.management: Managed",
@@ -628,7 +628,7 @@ fn cure(reason: &str) -> &'static str {
         "UnsupportedByServer" => {
             "take the field out of spec.auth, or update Vault to a version that knows it"
         }
-        "MountConflict" => "name another mount in spec.auth.mount of a new VaultAwsBackend",
+        "MountConflict" => "name another mount in spec.auth.mount",
         "NamespacesUnsupported" => "this server has no namespaces: leave vault.namespace out",
         "ReferenceNotFound" => "make the ConfigMap or Secret in the operator's namespace",
         "Conflict" => {
@@ -669,6 +669,12 @@ fn cure(reason: &str) -> &'static str {
         }
         "SecretTypeDiffers" => "delete the Secret, whose type cannot change: it is written again",
         "TooManyCertificates" => "narrow spec.certificates.include, or use several syncs",
+        "FieldInUse" => {
+            "put the old value back, or delete what uses it, or make another VaultAwsBackend"
+        }
+        "InUse" => "delete the VaultAwsRoles that refer to it",
+        "ReferenceInvalid" => "correct the ConfigMap or Secret that the message names",
+        "VersionUnsafe" => "update Vault to a version with the fixes",
         "NotKvV2" => "certificates.mount of the backend has to be a KV version 2 engine",
         "NoSecretAccess" => {
             "apply what `vault-aws policy --kubernetes -n <namespace>` prints: the syncer's rights on \

@@ -360,7 +360,6 @@ pub(super) mod tests {
         assert_eq!(
             told,
             [
-                "all.yaml, document 2 (line 6): spec.iamRole: is required",
                 "all.yaml, document 2 (line 6): spec.iamRoel: there is no such field",
                 "all.yaml, document 3 (line 11): apiVersion: is \"vaultaws.dev/v9\", must be \
                  \"vaultaws.dev/v1alpha1\"",

@@ -14,13 +14,12 @@ use super::{
     verify::{Proof, Verify},
 };
 use crate::{
-    controller::condition,
     crd::{
         Adopt, AuthType, Drift, IdentityKind, Isolation, PathRule, REBIND_ANNOTATION, RoleReason,
         TenancyRule, VaultAwsBackend, VaultAwsBackendSpec, VaultAwsRole,
     },
     naming::{self, IamRole, PolicyName, RoleName, Subject, server_id},
-    tenancy,
+    safety, tenancy,
     vault::acl::{Capabilities, Pattern},
 };
 
@@ -180,12 +179,6 @@ pub enum Refusal {
     /// The spec says so.
     #[error("suspended by spec.suspend: nothing is asked of Vault, and what is there stays")]
     Suspended,
-    /// What is asked for is safe only where Vault has none of the known defects.
-    #[error("{what} need a backend that is VersionSafe: an older Vault may let others in")]
-    VersionUnsafe {
-        /// What was asked for.
-        what: &'static str,
-    },
     /// No policy of Vault could have this path, or none would mean what it says.
     #[error("policy.extraRules: `{path}` is no path of a policy")]
     ExtraPath {
@@ -198,15 +191,25 @@ pub enum Refusal {
         /// The role's name.
         role: String,
     },
+    /// The name is that of a policy of the operator's own token.
+    #[error("`{policy}` is a policy of the operator's own token and never written")]
+    OperatorPolicy {
+        /// The policy's name.
+        policy: String,
+    },
+    /// This version of Vault cannot be trusted with it.
+    #[error(transparent)]
+    Unsafe(#[from] safety::Unsafe),
 }
 
 impl Refusal {
     /// The condition's reason.
     pub fn reason(&self) -> RoleReason {
         match self {
-            Self::Naming(naming::Fault::Reserved { .. }) | Self::OperatorRole { .. } => {
-                RoleReason::ReservedName
-            }
+            Self::Naming(naming::Fault::Reserved { .. })
+            | Self::OperatorRole { .. }
+            | Self::OperatorPolicy { .. } => RoleReason::ReservedName,
+            Self::Unsafe(_) => RoleReason::VersionUnsafe,
             Self::Naming(_)
             | Self::Principal(_)
             | Self::Instances(_)
@@ -214,7 +217,6 @@ impl Refusal {
             | Self::ExtraPath { .. } => RoleReason::InvalidSpec,
             Self::Tenancy(_) => RoleReason::TenancyDenied,
             Self::Suspended => RoleReason::Suspended,
-            Self::VersionUnsafe { .. } => RoleReason::VersionUnsafe,
         }
     }
 }
@@ -264,15 +266,17 @@ impl Desired {
                 },
             },
         )?;
-        let has_prefix = principals.iter().any(|one| matches!(one, Principal::Prefix { .. }));
-        if has_prefix && !is_version_safe(backend) {
-            return Err(Refusal::VersionUnsafe { what: "wildcards in principals" });
-        }
         let names = Names::of(&iam_role, resource, spec)?;
-        let own_login = spec.operator_login.service_account.as_ref();
-        if own_login.is_some_and(|own| {
-            own.mount == names.mount && own.role.eq_ignore_ascii_case(&names.role)
-        }) {
+        let own_login = &spec.operator_login;
+        let own_logins = [
+            own_login.service_account.as_ref().map(|own| (&own.mount, &own.role)),
+            own_login.aws.as_ref().map(|own| (&own.mount, &own.role)),
+        ];
+        if own_logins
+            .into_iter()
+            .flatten()
+            .any(|(mount, role)| *mount == names.mount && role.eq_ignore_ascii_case(&names.role))
+        {
             return Err(Refusal::OperatorRole { role: names.role });
         }
         let owner = names.marker(resource, cluster);
@@ -287,6 +291,12 @@ impl Desired {
         let is_iam = wish.auth_type == AuthType::Iam;
         let unique_ids =
             is_iam && wish.resolve_aws_unique_ids.unwrap_or(spec.auth.resolve_aws_unique_ids);
+        let asked = safety::Asked {
+            account: &iam_role.account,
+            wildcard: principals.iter().any(|one| matches!(one, Principal::Prefix { .. })),
+            unique_ids,
+        };
+        safety::permits(backend, &asked)?;
         let mut bound: Vec<String> = match principals.as_slice() {
             _ if !is_iam => Vec::new(),
             [] => vec![Principal::One(iam_role).bound(unique_ids)],
@@ -331,14 +341,15 @@ fn rebind_is_due(resource: &VaultAwsRole) -> bool {
     rebind(resource).is_some_and(|value| Some(value) != status.last_handled_rebind.as_ref())
 }
 
-fn is_version_safe(backend: &VaultAwsBackend) -> bool {
-    let status = backend.status.as_ref();
-    status
-        .and_then(|status| condition::find(&status.conditions, "VersionSafe"))
-        .is_some_and(|condition| condition.status == "True")
-}
-
 impl Desired {
+    /// Why the names may not be used although the spec may: the policy is one of those that the
+    /// operator's own token carries.
+    pub fn guards(&self, own: &[String]) -> Option<Refusal> {
+        let is_own =
+            own.iter().any(|policy| policy.trim().eq_ignore_ascii_case(&self.names.policy));
+        is_own.then(|| Refusal::OperatorPolicy { policy: self.names.policy.clone() })
+    }
+
     /// What the role names: its own policy first.
     pub fn token_policies(&self) -> Vec<String> {
         let own = &self.names.policy;

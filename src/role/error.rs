@@ -42,6 +42,8 @@ impl Error {
                 Connection::Kubernetes { .. }
                 | Connection::KubernetesTimeout { .. }
                 | Connection::Reference { .. }
+                | Connection::Unusable { .. }
+                | Connection::Signing(_)
                 | Connection::Settings(_),
             ) => RoleReason::BackendNotReady,
             Self::Connection(error) => documented(error.reason()),
@@ -62,7 +64,9 @@ impl Fault for Error {
     fn retry(&self) -> Retry {
         match self {
             // The backend's spec is to be changed, not this resource's.
-            Self::Connection(connection::Error::Settings(_)) => Retry::Slowly,
+            Self::Connection(connection::Error::Settings(_) | connection::Error::Signing(_)) => {
+                Retry::Slowly
+            }
             Self::Connection(error) => error.retry(),
             Self::Vault(error) => error.retry(),
             // Another writer, or a standby that is behind.

@@ -1,5 +1,7 @@
 //! What a pass over a role tells: status, conditions, events. Pure.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
@@ -17,7 +19,7 @@ use crate::{
         condition::{self, READY},
         pass::{Next, Note, Outcome, Progress, Status, Verdict},
     },
-    crd::{Drift, LastChange, RoleReason, VaultAwsRole, VaultAwsRoleStatus},
+    crd::{Drift, LastChange, RoleReason, VaultAwsBackend, VaultAwsRole, VaultAwsRoleStatus},
     fault::{Retry, chain},
 };
 
@@ -162,6 +164,7 @@ pub(super) fn held(
         progress,
         next: Next::Retry(Retry::Slowly),
         is_shared: false,
+        withdrawn: None,
     };
     let mut outcome = hold.outcome(role);
     outcome.verdicts.retain(|verdict| verdict.kind != ISOLATED);
@@ -195,13 +198,15 @@ pub(super) struct Hold {
     pub(super) next: Next,
     /// Whether many resources meet it at once, and this one's last state still stands.
     pub(super) is_shared: bool,
+    /// The backend, if it has what is written taken away.
+    pub(super) withdrawn: Option<Arc<VaultAwsBackend>>,
 }
 
 impl Hold {
     /// For something in Kubernetes that wakes this resource when it changes.
     pub(super) fn waiting(reason: RoleReason, message: String) -> Self {
         let (progress, next) = (Progress::Waiting, Next::WhenChanged);
-        Self { reason, message, progress, next, is_shared: false }
+        Self { reason, message, progress, next, is_shared: false, withdrawn: None }
     }
 
     /// For a role that would carry what the operator itself may do.
@@ -215,6 +220,7 @@ impl Hold {
             progress: Progress::Stalled,
             next: Next::WhenChanged,
             is_shared: false,
+            withdrawn: None,
         }
     }
 
@@ -234,17 +240,19 @@ impl From<Refusal> for Hold {
         let progress = match refusal {
             // A rule or another version of the backend, or a label of the namespace, can grant it at any
             // time.
-            Refusal::Tenancy(_) | Refusal::VersionUnsafe { .. } => Progress::Waiting,
+            Refusal::Tenancy(_) | Refusal::Unsafe(_) => Progress::Waiting,
             Refusal::Naming(_)
             | Refusal::Principal(_)
             | Refusal::Instances(_)
             | Refusal::Token(_)
             | Refusal::ExtraPath { .. }
             | Refusal::Suspended
-            | Refusal::OperatorRole { .. } => Progress::Stalled,
+            | Refusal::OperatorRole { .. }
+            | Refusal::OperatorPolicy { .. } => Progress::Stalled,
         };
         let (reason, message) = (refusal.reason(), chain(&refusal));
-        Self { reason, message, progress, next: Next::WhenChanged, is_shared: false }
+        let next = Next::WhenChanged;
+        Self { reason, message, progress, next, is_shared: false, withdrawn: None }
     }
 }
 

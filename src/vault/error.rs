@@ -303,7 +303,10 @@ impl Cause {
     /// Whether it says that the address as a whole does not serve, so that the circuit counts it.
     pub(crate) fn opens_circuit(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Sealed | Self::NoActiveNode => true,
+            // A certificate that one backend does not trust, or does not have, stops that one alone, and
+            // at once; others at the same address may have theirs.
+            Self::Unreachable { step, .. } => *step != Step::Tls,
+            Self::Sealed | Self::NoActiveNode => true,
             // Where Vault asks AWS, a delay says nothing about Vault.
             Self::Timeout { asks_aws, .. } => !asks_aws,
             Self::Server { status, message } => message.is_none() && (502..=504).contains(status),

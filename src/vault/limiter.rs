@@ -48,6 +48,15 @@ impl Bucket {
         }
     }
 
+    /// Another full rate and burst; what has been halved stays halved.
+    fn set_rate(&mut self, requests_per_second: u32, burst: u32) {
+        let full_rate = f64::from(requests_per_second.max(1));
+        self.rate = self.rate / self.full_rate * full_rate;
+        self.full_rate = full_rate;
+        self.burst = f64::from(burst.max(1));
+        self.tokens = self.tokens.min(self.burst);
+    }
+
     /// Takes a token, or says how long to wait before asking again.
     fn take(&mut self, now: Instant) -> Option<Duration> {
         let elapsed = now.saturating_duration_since(self.updated).as_secs_f64();
@@ -107,6 +116,11 @@ impl Limiter {
         Self { bucket: Mutex::new(bucket), turn: tokio::sync::Mutex::new(()) }
     }
 
+    /// Lets that many through from now on.
+    pub(crate) fn set_rate(&self, requests_per_second: u32, burst: u32) {
+        self.with(|bucket| bucket.set_rate(requests_per_second, burst));
+    }
+
     /// Waits for the turn and a token, at most until `deadline`. Returns how long it waited.
     pub(crate) async fn acquire(&self, deadline: Instant) -> Result<Duration, Exhausted> {
         let start = Instant::now();
@@ -162,6 +176,22 @@ mod tests {
         let took = start.elapsed();
         assert!(
             took >= Duration::from_millis(990) && took < Duration::from_millis(1100),
+            "{took:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_rate_holds_at_once_and_what_was_halved_stays_halved() {
+        let limiter = Limiter::new(100, 100);
+        limiter.slow_down();
+        limiter.set_rate(10, 1);
+        let start = Instant::now();
+        for _ in 0..2 {
+            limiter.acquire(start + seconds(60)).await.unwrap();
+        }
+        let took = start.elapsed();
+        assert!(
+            took >= Duration::from_millis(190) && took < Duration::from_millis(210),
             "{took:?}"
         );
     }

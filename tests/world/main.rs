@@ -33,6 +33,7 @@ macro_rules! tests {
 mod accounts;
 mod acl;
 mod apiserver;
+mod backends;
 mod certificates;
 mod credential_process;
 mod deletion;
@@ -88,6 +89,7 @@ fn tests() -> Vec<Test> {
         managed::tests(),
         order::tests(),
         accounts::tests(),
+        backends::tests(),
         ownership::tests(),
         role_fields::tests(),
         principals::tests(),
@@ -130,6 +132,7 @@ fn outage_tests() -> Vec<Test> {
         sessions::outage_tests(),
         credential_process::outage_tests(),
         doctor::outage_tests(),
+        backends::outage_tests(),
     ]
     .concat()
 }

@@ -15,7 +15,10 @@ use kube::{ResourceExt, core::PartialObjectMeta, runtime::reflector::ObjectRef};
 use super::{Error, Operator};
 use crate::{
     aws::identity::Ambient,
-    backend::Backends,
+    backend::{
+        Backends,
+        usage::{Users, released},
+    },
     cert::{
         self, Certs, Memory,
         accounts::Accounts,
@@ -69,12 +72,12 @@ pub(super) async fn compose(operator: &mut Operator) -> Result<OpenSessions, Err
         namespace.metadata.annotations = None;
     });
     let backends = operator.watch(Scope::All, |_: &mut VaultAwsBackend| {});
+    let roles = operator.watch(operator.scope(), |_: &mut VaultAwsRole| {});
     if operator.args.runs(Controller::Backend) {
-        backend(operator, &backends, &namespaces, &connections);
+        backend(operator, &roles, &backends, &namespaces, &connections);
     }
     let mut identities = None;
     if operator.args.runs(Controller::Role) || operator.args.runs(Controller::Sync) {
-        let roles = operator.watch(operator.scope(), |_: &mut VaultAwsRole| {});
         let syncs = if operator.args.runs(Controller::Sync) {
             operator.watch(operator.scope(), cert::prune)
         } else {
@@ -106,24 +109,35 @@ type Namespaces = Watched<PartialObjectMeta<Namespace>>;
 
 fn backend(
     operator: &mut Operator,
+    roles: &Watched<VaultAwsRole>,
     backends: &Watched<VaultAwsBackend>,
     namespaces: &Namespaces,
     connections: &Arc<Connections>,
 ) {
+    let client = operator.clients.requests.clone();
     let reconciler = Arc::new(Backends::new(
         namespaces.store(),
         Arc::clone(connections),
         operator.metrics.clone(),
+        Users::new(roles.store(), client, operator.args.namespaces.clone()),
     ));
-    let (backends, namespaces) = (backends.clone(), namespaces.clone());
+    let (roles, backends, namespaces) = (roles.clone(), backends.clone(), namespaces.clone());
     let shell = operator.shell("backend");
     operator.spawn(async move {
-        // The default clusterId is the UID of a namespace.
-        namespaces.ready().await;
+        // The default clusterId is the UID of a namespace; and who uses a backend must be known before
+        // it changes or goes.
+        listed(&roles, &backends, &namespaces).await;
+        // Before anything is subscribed to: a standby may wait for weeks.
         if !shell.leads().await {
             return;
         }
-        controller::run(reconciler, &backends, stream::pending(), shell).await;
+        let store = backends.store();
+        let released = triggers(&roles, move |event| {
+            let gone = event.old.as_ref().filter(|_| event.is_deletion());
+            let backend = gone.and_then(|role| store.get(None, &released(role)));
+            backend.iter().map(|backend| reference(&**backend)).collect()
+        });
+        controller::run(reconciler, &backends, released, shell).await;
     });
 }
 
@@ -333,6 +347,8 @@ fn backend_matters(event: &Event<VaultAwsBackend>) -> bool {
                 backend.metadata.generation,
                 status.map(|status| status.observed_generation),
                 status.and_then(|status| status.cluster_id.clone()),
+                status.and_then(|status| status.in_effect.clone()),
+                version_safe(backend),
                 ready,
                 // Wildcards wait for it.
                 status
@@ -342,6 +358,12 @@ fn backend_matters(event: &Event<VaultAwsBackend>) -> bool {
         })
     };
     part(&event.old) != part(&event.new)
+}
+
+/// Whether Vault's version may be asked for everything.
+fn version_safe(backend: &VaultAwsBackend) -> Option<String> {
+    let status = backend.status.as_ref()?;
+    find(&status.conditions, "VersionSafe").map(|safe| safe.status.clone())
 }
 
 /// Another verdict on the role, another name or ID in Vault, or its deletion.

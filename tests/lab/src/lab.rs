@@ -16,7 +16,8 @@ use crate::{
     files,
     folder::{self, Folder, Owner, SeenServer},
     kubernetes::{self, User},
-    pki::{Holder, Pki},
+    namespaces::NamespaceFront,
+    pki::{self, Holder, Pki},
     ports::Ports,
     server::Server,
     servers::{Layout, Numbers},
@@ -97,7 +98,7 @@ pub struct Lab {
     kube: KubeClient,
     name: String,
     parts: Parts,
-    _ports: Ports<8>,
+    _ports: Ports<10>,
 }
 
 /// `kube::Client` has no Debug.
@@ -291,6 +292,36 @@ impl Lab {
     /// For example `https://127.0.0.1:20004`.
     pub fn vault_addr(&self) -> String {
         self.layout.vault_addr()
+    }
+
+    /// The same Vault at a listener that lets in nobody without a certificate of the lab's CA, such as
+    /// [`Lab::vault_client_certificate`], and whose own certificate names [`Lab::vault_mutual_name`]
+    /// alone.
+    pub fn vault_mutual_addr(&self) -> String {
+        self.layout.vault_mutual_addr()
+    }
+
+    /// The name in that listener's certificate.
+    pub fn vault_mutual_name(&self) -> &'static str {
+        pki::MUTUAL_NAME
+    }
+
+    /// Certificate and key, as PEM, that the listener lets in.
+    pub fn vault_client_certificate(&self) -> Result<(String, String)> {
+        use crate::error::Doing as _;
+        let read = |path: PathBuf| {
+            std::fs::read_to_string(&path).doing(|| format!("reading {}", path.display()))
+        };
+        let (pki, holder) = (&self.layout.pki, Holder::VaultClient);
+        Ok((read(pki.certificate(holder))?, read(pki.key(holder))?))
+    }
+
+    /// Starts a server before Vault that looks like one with namespaces.
+    pub async fn simulate_namespaces(&self) -> Result<NamespaceFront> {
+        let (pki, holder) = (&self.layout.pki, Holder::Vault);
+        let own = (pki.certificate(holder), pki.key(holder));
+        let trust = Trust { ca: Some(pki.ca()), identity: None };
+        NamespaceFront::start(own, self.vault_addr(), &trust).await
     }
 
     /// Vault's root token.

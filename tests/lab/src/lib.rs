@@ -13,6 +13,7 @@
 //! is run, `server` how a process is started and stopped, `keeper` why none is left behind,
 //! `folder` and `ports` how labs keep apart, [`lab`] in which order all this happens, [`detached`]
 //! labs without a test, [`vault`], [`aws`], `kubernetes` and [`sts`] how tests talk to the servers,
+//! [`namespaces`] a front of Vault that looks as if it had namespaces,
 //! `oidc` whose tokens STS believes, [`vending`] an agent that hands out credentials, [`proxy`]
 //! Vault's own proxy, [`front`] the faults of a network, [`installation`] and [`operator`] how the
 //! operator is installed and run, `cargo` how it is built, [`audit`] what was asked of the servers;
@@ -34,6 +35,7 @@ pub mod installation;
 mod keeper;
 mod kubernetes;
 pub mod lab;
+pub mod namespaces;
 mod oidc;
 pub mod operator;
 mod pki;
@@ -54,6 +56,7 @@ pub use front::{Fault, Front, FrontRequest, Reply};
 pub use installation::Installation;
 pub use keeper::child_entry;
 pub use lab::{Lab, Options, Parts};
+pub use namespaces::{NamespaceFront, NamespacedRequest};
 pub use operator::{Component, Operator};
 pub use proxy::VaultProxy;
 pub use server::Server;

@@ -11,6 +11,9 @@ use rcgen::{
 
 use crate::{error::Result, files};
 
+/// The only name in the certificate of Vault's second listener.
+pub(crate) const MUTUAL_NAME: &str = "vault.lab.internal";
+
 /// Whose certificate it is; also the name of its files.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Holder {
@@ -20,16 +23,22 @@ pub(crate) enum Holder {
     EtcdClient,
     Admin,
     Vault,
+    /// The listener that asks for a certificate; its own has no address of this machine.
+    VaultMutual,
+    /// Whom that listener lets in.
+    VaultClient,
 }
 
 impl Holder {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::ApiServer,
         Self::ControllerManager,
         Self::Etcd,
         Self::EtcdClient,
         Self::Admin,
         Self::Vault,
+        Self::VaultMutual,
+        Self::VaultClient,
     ];
 
     fn file(self) -> &'static str {
@@ -40,6 +49,8 @@ impl Holder {
             Self::EtcdClient => "etcd-client",
             Self::Admin => "admin",
             Self::Vault => "vault",
+            Self::VaultMutual => "vault-mutual",
+            Self::VaultClient => "vault-client",
         }
     }
 
@@ -51,7 +62,8 @@ impl Holder {
             Self::Etcd => ("etcd", None),
             Self::EtcdClient => ("kube-apiserver-etcd-client", None),
             Self::Admin => ("lab-admin", Some("system:masters")),
-            Self::Vault => ("vault", None),
+            Self::Vault | Self::VaultMutual => ("vault", None),
+            Self::VaultClient => ("vault-client", None),
         }
     }
 
@@ -59,17 +71,18 @@ impl Holder {
         match self {
             Self::ApiServer => &["localhost", "127.0.0.1", "kubernetes.default.svc", "10.0.0.1"],
             Self::ControllerManager | Self::Etcd | Self::Vault => &["localhost", "127.0.0.1"],
-            Self::EtcdClient | Self::Admin => &[],
+            Self::VaultMutual => &[MUTUAL_NAME],
+            Self::EtcdClient | Self::Admin | Self::VaultClient => &[],
         }
     }
 
     fn usages(self) -> Vec<ExtendedKeyUsagePurpose> {
         use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
         match self {
-            Self::ApiServer | Self::Vault => vec![ServerAuth],
+            Self::ApiServer | Self::Vault | Self::VaultMutual => vec![ServerAuth],
             // etcd is a client of itself; the controller manager of the API server.
             Self::Etcd | Self::ControllerManager => vec![ServerAuth, ClientAuth],
-            Self::EtcdClient | Self::Admin => vec![ClientAuth],
+            Self::EtcdClient | Self::Admin | Self::VaultClient => vec![ClientAuth],
         }
     }
 }

@@ -30,13 +30,36 @@ pub(crate) struct Numbers {
     pub(crate) vault_cluster: u16,
     pub(crate) aws: u16,
     pub(crate) sts: u16,
+    pub(crate) vault_mutual: u16,
+    pub(crate) vault_mutual_cluster: u16,
 }
 
-impl From<[u16; 8]> for Numbers {
-    fn from(numbers: [u16; 8]) -> Self {
-        let [etcd, etcd_peer, apiserver, controller_manager, vault, vault_cluster, aws, sts] =
-            numbers;
-        Self { etcd, etcd_peer, apiserver, controller_manager, vault, vault_cluster, aws, sts }
+impl From<[u16; 10]> for Numbers {
+    fn from(numbers: [u16; 10]) -> Self {
+        let [
+            etcd,
+            etcd_peer,
+            apiserver,
+            controller_manager,
+            vault,
+            vault_cluster,
+            aws,
+            sts,
+            vault_mutual,
+            vault_mutual_cluster,
+        ] = numbers;
+        Self {
+            etcd,
+            etcd_peer,
+            apiserver,
+            controller_manager,
+            vault,
+            vault_cluster,
+            aws,
+            sts,
+            vault_mutual,
+            vault_mutual_cluster,
+        }
     }
 }
 
@@ -56,6 +79,10 @@ impl Layout {
 
     pub(crate) fn vault_addr(&self) -> String {
         format!("https://127.0.0.1:{}", self.ports.vault)
+    }
+
+    pub(crate) fn vault_mutual_addr(&self) -> String {
+        format!("https://127.0.0.1:{}", self.ports.vault_mutual)
     }
 
     pub(crate) fn aws_url(&self) -> String {
@@ -209,11 +236,22 @@ impl Layout {
                 // A single node has nobody to wait for; the default makes the first election slow.
                 "performance_multiplier": "1",
             }},
-            "listener": {"tcp": {
-                "address": format!("127.0.0.1:{}", self.ports.vault),
-                "tls_cert_file": self.pki.certificate(Holder::Vault),
-                "tls_key_file": self.pki.key(Holder::Vault),
-            }},
+            "listener": [
+                {"tcp": {
+                    "address": format!("127.0.0.1:{}", self.ports.vault),
+                    "cluster_address": format!("127.0.0.1:{}", self.ports.vault_cluster),
+                    "tls_cert_file": self.pki.certificate(Holder::Vault),
+                    "tls_key_file": self.pki.key(Holder::Vault),
+                }},
+                {"tcp": {
+                    "address": format!("127.0.0.1:{}", self.ports.vault_mutual),
+                    "cluster_address": format!("127.0.0.1:{}", self.ports.vault_mutual_cluster),
+                    "tls_cert_file": self.pki.certificate(Holder::VaultMutual),
+                    "tls_key_file": self.pki.key(Holder::VaultMutual),
+                    "tls_client_ca_file": self.pki.ca(),
+                    "tls_require_and_verify_client_cert": true,
+                }},
+            ],
         });
         files::write(&config, content.to_string())?;
         let args = Flags::default().word("server").path("config", &config).set("log-level", "warn");
