@@ -42,18 +42,16 @@ pub enum Unsafe {
 /// Which account is Vault's own is not known, so an account is foreign unless `auth.accounts` has it.
 ///
 /// # Errors
-/// [`Unsafe`] while `VersionSafe` is False; a version that could not be judged is not held back.
+/// [`Unsafe`] while `VersionSafe` is False; for wildcards, which many may match, unless it is True.
 pub fn permits(backend: &VaultAwsBackend, asked: &Asked<'_>) -> Result<(), Unsafe> {
     let conditions = backend.status.as_ref().map(|status| status.conditions.as_slice());
     let judged = find(conditions.unwrap_or_default(), "VersionSafe");
-    if judged.is_none_or(|judged| judged.status != "False") {
-        return Ok(());
-    }
+    let status = judged.map(|judged| judged.status.as_str());
     let has_entry =
         backend.spec.auth.accounts.iter().any(|entry| entry.account_id == asked.account);
-    if asked.wildcard {
+    if asked.wildcard && status != Some("True") {
         Err(Unsafe::Wildcard)
-    } else if asked.unique_ids && !has_entry {
+    } else if asked.unique_ids && !has_entry && status == Some("False") {
         Err(Unsafe::UniqueIds { account: asked.account.to_owned() })
     } else {
         Ok(())
@@ -107,8 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn exact_arns_are_never_held_back_nor_is_a_version_that_nobody_can_judge() {
+    fn exact_arns_are_never_held_back() {
         assert_eq!(judge("False", false, false, false), "ok");
-        assert_eq!(judge("Unknown", true, true, false), "ok");
+    }
+
+    #[test]
+    fn a_version_that_nobody_can_judge_gets_no_wildcard_and_may_resolve_ids() {
+        assert_eq!(judge("Unknown", true, false, false), "wildcard");
+        assert_eq!(judge("Unknown", false, true, false), "ok");
     }
 }

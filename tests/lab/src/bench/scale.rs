@@ -592,6 +592,11 @@ fn cpu_of(pid: u32) -> f64 {
     (ticks(11).unwrap_or_default() + ticks(12).unwrap_or_default()) / TICKS_PER_SECOND
 }
 
+/// Renewing the lease costs the same with one resource as with ten thousand.
+fn not_the_lease(request: &KubernetesRequest) -> bool {
+    request.resource != "leases"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -603,9 +608,4 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(30), "a busy loop uses CPU");
         }
     }
-}
-
-/// Renewing the lease costs the same with one resource as with ten thousand.
-fn not_the_lease(request: &KubernetesRequest) -> bool {
-    request.resource != "leases"
 }
