@@ -291,6 +291,7 @@ impl<R: Reconcile> Desk<R> {
             let pass = Pass {
                 reconciler: Arc::clone(&self.reconciler),
                 reporter: self.shell.reporter.clone(),
+                store: self.store.clone(),
                 deadline: self.shell.deadline,
                 now: clock::now(),
             };
@@ -372,9 +373,10 @@ impl<R: Reconcile> Desk<R> {
 }
 
 /// One look at one resource.
-struct Pass<R> {
+struct Pass<R: Reconcile> {
     reconciler: Arc<R>,
     reporter: Reporter,
+    store: Store<R::Resource>,
     deadline: Duration,
     now: Timestamp,
 }
@@ -540,7 +542,8 @@ impl<R: Reconcile> Pass<R> {
         if let Some(reason) = report.refused {
             self.reporter.metrics().refused(&kind, reason);
         }
-        match self.reporter.status(resource, stands, &report.status).await {
+        let stored = || self.store.fetch(object);
+        match self.reporter.status(resource, stands, &report.status, stored).await {
             Ok(Written::Unchanged) => {
                 self.reporter.notes(resource, &report.notes, self.now).await;
                 (report.result, written, Some(report.next))

@@ -57,6 +57,8 @@ pub(super) struct Memory {
     client: Option<Timestamp>,
     /// Fields that the server did not keep; see [`Plan::fields`].
     dropped: BTreeSet<String>,
+    /// Fields that it did not keep once: somebody may have changed them in between.
+    suspect: BTreeSet<String>,
 }
 
 impl Memory {
@@ -71,10 +73,13 @@ impl Memory {
         known.filter(|known| known.of == of).unwrap_or(Self { of, ..Self::default() })
     }
 
-    /// What was sent and still differs was dropped by the server; what differs no more was not.
+    /// What was sent twice and still differs was dropped by the server; what differs no more was not.
     fn judge(&mut self, sent: BTreeSet<String>, differing: &BTreeSet<String>) {
-        self.dropped.extend(sent);
+        let (again, first): (BTreeSet<_>, BTreeSet<_>) =
+            sent.into_iter().partition(|field| self.suspect.contains(field));
+        self.dropped.extend(again);
         self.dropped.retain(|field| differing.contains(field));
+        self.suspect = first.intersection(differing).cloned().collect();
     }
 
     /// Compares again as soon as possible.
@@ -392,12 +397,14 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_was_sent_and_still_differs_was_dropped() {
+    fn a_field_that_was_sent_twice_and_still_differs_was_dropped() {
         let mut memory = Memory::default();
         memory.judge(
             set(&["config/client a", "config/client b"]),
             &set(&["config/client b", "tune c"]),
         );
+        assert_eq!(memory.dropped, set(&[]), "somebody else may have been faster");
+        memory.judge(set(&["config/client b", "tune c"]), &set(&["config/client b"]));
         assert_eq!(memory.dropped, set(&["config/client b"]));
         // It is not sent again, and still differs.
         memory.judge(set(&[]), &set(&["config/client b"]));

@@ -368,10 +368,10 @@ impl VaultEnvironment {
         settings.client_certificate = self.client_certificate()?;
         settings.tls_server_name.clone_from(&self.tls_server_name);
         settings.timeout = self.timeout.min(limit);
-        if let Some((rate, burst)) = self.rate_limit {
-            settings.requests_per_second = rate;
-            settings.burst = burst;
-        }
+        // Vault's own command line has no limit; one person at a time is no storm.
+        let (rate, burst) = self.rate_limit.unwrap_or((500, 500));
+        settings.requests_per_second = rate;
+        settings.burst = burst;
         let liberties = Liberties {
             plain_http: settings.address.scheme() == "http",
             any_certificate: self.skip_verify,

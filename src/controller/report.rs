@@ -21,8 +21,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta},
 };
 use kube::{
-    Api, Client,
-    api::{GetParams, Patch, PatchParams, PostParams},
+    Api, Client, Resource,
+    api::{Patch, PatchParams, PostParams},
     core::{Request, object::HasStatus},
 };
 use serde_json::json;
@@ -34,6 +34,7 @@ use tokio::{
 use super::{
     aside::aside,
     condition::{self, MESSAGE_LIMIT, READY},
+    is_older,
     pass::{Next, Note, Outcome, Progress, Status, Verdict},
     watch::Kind,
 };
@@ -46,6 +47,8 @@ use crate::{
 /// How long a status may take to be written, and an event to be sent.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the watch may take to tell what somebody else changed.
+const WATCH_LAG: Duration = Duration::from_secs(3);
 /// How often a status is tried while others change the resource.
 const OUTRUN: usize = 3;
 
@@ -91,6 +94,30 @@ pub(super) enum Error {
     Silent,
 }
 
+/// The resource once the watch tells of another version than this; `None` if it does not, or tells of
+/// its end.
+async fn newer<K: Kind>(
+    resource: &K,
+    version: Option<&str>,
+    stored: impl Fn() -> Option<Arc<K>>,
+) -> Option<Arc<K>> {
+    let known = ObjectMeta {
+        uid: resource.meta().uid.clone(),
+        resource_version: version.map(str::to_owned),
+        ..ObjectMeta::default()
+    };
+    let waiting = async {
+        loop {
+            let stored = stored()?;
+            if stored.meta().uid != known.uid || is_older(&known, stored.meta()) {
+                return Some(stored);
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(WATCH_LAG, waiting).await.ok().flatten()
+}
+
 impl Reporter {
     /// `client` should give up on a silent API server; `instance` is the pod's name. Must be called
     /// within a Tokio runtime.
@@ -127,12 +154,14 @@ impl Reporter {
     ///
     /// The write names the version that the pass started from: a replica that lost its lease while
     /// the request was on its way must not overwrite what its successor said. Somebody else's change
-    /// of the spec or the metadata meanwhile is no reason to say nothing.
+    /// of the spec or the metadata meanwhile is no reason to say nothing: `stored` is the resource as
+    /// the watch last told it.
     pub(super) async fn status<K, S>(
         &self,
         resource: &K,
         previous: Option<&S>,
         status: &S,
+        stored: impl Fn() -> Option<Arc<K>>,
     ) -> Result<Written<K>, Error>
     where
         K: Kind + HasStatus<Status = S>,
@@ -146,7 +175,7 @@ impl Reporter {
         }
         // Nobody closes it.
         let _turn = aside(self.statuses.acquire()).await.ok();
-        Box::pin(self.write(resource, previous, status)).await
+        Box::pin(self.write(resource, previous, status, stored)).await
     }
 
     async fn write<K, S>(
@@ -154,30 +183,28 @@ impl Reporter {
         resource: &K,
         previous: Option<&S>,
         status: &S,
+        stored: impl Fn() -> Option<Arc<K>>,
     ) -> Result<Written<K>, Error>
     where
         K: Kind + HasStatus<Status = S>,
         S: Status,
     {
         let meta = resource.meta();
-        let name = meta.name.as_deref().unwrap_or_default();
         let mut version = meta.resource_version.clone();
         for _ in 0..OUTRUN {
             match self.patch_status(resource, version.as_deref(), status).await {
                 Err(Error::Write(kube::Error::Api(said))) if said.code == 409 => {}
                 written => return written,
             }
-            let request = Request::new(K::url_path(&(), meta.namespace.as_deref()))
-                .get(name, &GetParams::default())
-                .map_err(|error| Error::Write(kube::Error::BuildRequest(error)))?;
-            match timeout(WRITE_TIMEOUT, self.client.request::<K>(request)).await {
-                Ok(Ok(object)) if object.meta().uid != meta.uid => return Ok(Written::Gone),
-                Ok(Ok(object)) if object.status() != previous => return Ok(Written::Outrun),
-                Ok(Ok(object)) => version = object.meta().resource_version.clone(),
-                Ok(Err(kube::Error::Api(said))) if said.code == 404 => return Ok(Written::Gone),
-                Ok(Err(error)) => return Err(Error::Write(error)),
-                Err(_) => return Err(Error::Silent),
+            // The watch tells what it was: nobody has to be asked.
+            let Some(newer) = newer(resource, version.as_deref(), &stored).await else { break };
+            if Resource::meta(&*newer).uid != meta.uid {
+                return Ok(Written::Gone);
             }
+            if newer.status() != previous {
+                break;
+            }
+            version = Resource::meta(&*newer).resource_version.clone();
         }
         Ok(Written::Outrun)
     }
