@@ -348,9 +348,8 @@ fn backend_matters(event: &Event<VaultAwsBackend>) -> bool {
                 status.map(|status| status.observed_generation),
                 status.and_then(|status| status.cluster_id.clone()),
                 status.and_then(|status| status.in_effect.clone()),
-                version_safe(backend),
                 ready,
-                // Wildcards wait for it.
+                // Wildcards and unique IDs wait for it.
                 status
                     .and_then(|status| find(&status.conditions, "VersionSafe"))
                     .map(|condition| condition.status.clone()),
@@ -358,12 +357,6 @@ fn backend_matters(event: &Event<VaultAwsBackend>) -> bool {
         })
     };
     part(&event.old) != part(&event.new)
-}
-
-/// Whether Vault's version may be asked for everything.
-fn version_safe(backend: &VaultAwsBackend) -> Option<String> {
-    let status = backend.status.as_ref()?;
-    find(&status.conditions, "VersionSafe").map(|safe| safe.status.clone())
 }
 
 /// Another verdict on the role, another name or ID in Vault, or its deletion.
