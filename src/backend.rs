@@ -247,7 +247,7 @@ impl Reconcile for Backends {
         backend: &VaultAwsBackend,
         now: Timestamp,
     ) -> Result<Cleanup<VaultAwsBackendStatus>, Error> {
-        let roles = self.users.roles(&backend.name_any());
+        let roles = self.users.roles_to_clean(&backend.name_any());
         if roles == 0 {
             // Deleting a backend never disables a mount.
             return Ok(Cleanup::Done(None));

@@ -20,6 +20,7 @@ pub mod verdict;
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -54,7 +55,7 @@ use crate::{
     },
     fault::{Fault, Retry, chain},
     lock::lock,
-    telemetry::{CertificateReading, Metrics},
+    telemetry::{CERTIFICATE, CertificateReading, Metrics},
     vault::Caller,
 };
 
@@ -89,7 +90,10 @@ pub struct Certs {
 
 /// What the process remembers of each sync between passes.
 #[derive(Debug, Default)]
-pub struct Memory(Mutex<HashMap<(String, String), Remembered>>);
+pub struct Memory {
+    known: Mutex<HashMap<(String, String), Remembered>>,
+    hasher: RandomState,
+}
 
 #[derive(Clone, Debug)]
 struct Remembered {
@@ -98,13 +102,19 @@ struct Remembered {
     read: Timestamp,
     /// When it is to be read again.
     due: Timestamp,
-    /// What was asked for then.
-    desired: Desired,
+    /// What was asked for then, as [`Memory::asked`] tells it apart.
+    asked: u64,
 }
 
 impl Memory {
     fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Remembered>> {
-        lock(&self.0)
+        lock(&self.known)
+    }
+
+    /// A number for what is asked for: two wishes have the same one by chance only, and which do cannot
+    /// be known outside of this process. The wish itself would be the larger part of the memory.
+    fn asked(&self, desired: &Desired) -> u64 {
+        self.hasher.hash_one(desired)
     }
 }
 
@@ -214,6 +224,28 @@ impl Reconcile for Certs {
     }
 }
 
+/// Drops what nobody reads of a VaultCertSync before it is kept, and the room that its lists do not
+/// use: a list of one has grown to four.
+pub fn prune(sync: &mut VaultCertSync) {
+    let metadata = &mut sync.metadata;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.retain(|key, _| key == REFRESH_ANNOTATION);
+    }
+    metadata.annotations.take_if(|annotations| annotations.is_empty());
+    metadata.labels = None;
+    metadata.owner_references = None;
+    metadata.generate_name = None;
+    metadata.creation_timestamp = None;
+    sync.spec.certificates.include.shrink_to_fit();
+    if let Some(status) = &mut sync.status {
+        status.conditions.shrink_to_fit();
+        status.certificates.shrink_to_fit();
+        for one in &mut status.certificates {
+            one.dns_names.shrink_to_fit();
+        }
+    }
+}
+
 impl Certs {
     async fn deliver(
         &self,
@@ -221,6 +253,23 @@ impl Certs {
         now: Timestamp,
     ) -> Result<Outcome<VaultCertSyncStatus>, Error> {
         let namespace = sync.namespace().unwrap_or_default();
+        // At the start all of a namespace wait for its Secrets: what they need is made afterwards, and
+        // those that nothing is granted start no watch.
+        if !self.secrets.is_known(&namespace) {
+            let is_granted = self.desired(sync, &namespace)?.is_ok();
+            if is_granted {
+                aside(self.secrets.known(&namespace, &sync.name_any())).await;
+            }
+        }
+        Box::pin(self.deliver_there(sync, namespace, now)).await
+    }
+
+    async fn deliver_there(
+        &self,
+        sync: &VaultCertSync,
+        namespace: String,
+        now: Timestamp,
+    ) -> Result<Outcome<VaultCertSyncStatus>, Error> {
         let previous = self.previous(sync);
         let (mut desired, backend) = match self.desired(sync, &namespace)? {
             Ok(found) => found,
@@ -256,60 +305,68 @@ impl Certs {
         }
 
         let session = aside(self.identities.session(&key, &desired, &place)).await?;
-        let read = |caller: Caller| {
-            let (api, view, desired, previous) = (&api, &view, &desired, &previous);
-            async move { observe(&caller, api, view, desired, previous, now).await }
-        };
-        let observed = match read(session.caller().clone()).await {
-            // A dead token costs one login, and only a token that Vault calls dead.
-            Err(observe::Error::Vault(error))
-                if error.is_token_invalid()
-                    && self.identities.sessions.invalidate(&key, &session) =>
-            {
-                let session = aside(self.identities.session(&key, &desired, &place)).await?;
-                read(session.caller().clone()).await?
+        // Large, and many passes wait for a session at once: the rest has a place of its own.
+        Box::pin(async {
+            let read = |caller: Caller| {
+                let (api, view, desired, previous) = (&api, &view, &desired, &previous);
+                async move { observe(&caller, api, view, desired, previous, now).await }
+            };
+            let observed = match read(session.caller().clone()).await {
+                // A dead token costs one login, and only a token that Vault calls dead.
+                Err(observe::Error::Vault(error))
+                    if error.is_token_invalid()
+                        && self.identities.sessions.invalidate(&key, &session) =>
+                {
+                    let session = aside(self.identities.session(&key, &desired, &place)).await?;
+                    read(session.caller().clone()).await?
+                }
+                other => other?,
+            };
+            let unreadable =
+                observed.entries.iter().any(|entry| matches!(entry.held, plan::Held::Unreadable));
+            let plan = plan(&desired, observed, &previous, now);
+            if !plan.is_empty() {
+                let steps = plan.to_string();
+                tracing::info!(
+                    namespace,
+                    name = sync.name_any(),
+                    plan = steps.trim_end(),
+                    "delivering"
+                );
             }
-            other => other?,
-        };
-        let unreadable =
-            observed.entries.iter().any(|entry| matches!(entry.held, plan::Held::Unreadable));
-        let plan = plan(&desired, observed, &previous, now);
-        if !plan.is_empty() {
-            let steps = plan.to_string();
-            tracing::info!(
-                namespace,
-                name = sync.name_any(),
-                plan = steps.trim_end(),
-                "delivering"
-            );
-        }
-        let owner = owner(sync);
-        let applied = apply(plan, &api, &view, &owner, &previous.certificates, now).await;
-        let near = verdict::near_the_end(&applied.certificates, now).unwrap_or(interval);
-        self.remember(sync, desired, interval, near, now);
-        self.metrics.source_read(&namespace, &sync.name_any(), now);
+            let owner = owner(sync);
+            let applied = apply(plan, &api, &view, &owner, &previous.certificates, now).await;
+            let near = verdict::near_the_end(&applied.certificates, now).unwrap_or(interval);
+            self.remember(sync, &desired, interval, near, now);
+            self.metrics.source_read(&namespace, &sync.name_any(), now);
 
-        let mut status = previous;
-        status.last_handled_refresh = refresh(sync).or(status.last_handled_refresh);
-        let before = status.certificates.clone();
-        let mut outcome = verdict::told(status, applied.certificates, interval, now);
-        if outcome.status.certificates != before {
-            outcome.status.last_synced_time = Some(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
-        }
-        outcome.notes.extend(applied.written.iter().map(|secret| Note {
-            warning: false,
-            reason: SyncReason::Delivered.as_str(),
-            message: format!("wrote Secret `{secret}`"),
-        }));
-        outcome.notes.extend(applied.deleted.iter().map(|secret| Note {
-            warning: false,
-            reason: SyncReason::SourceRemoved.as_str(),
-            message: format!("deleted Secret `{secret}`: its entry was removed from Vault"),
-        }));
-        if applied.try_again || unreadable {
-            outcome.next = Next::Retry(Retry::Soon);
-        }
-        Ok(outcome)
+            let mut status = previous;
+            status.last_handled_refresh = refresh(sync).or(status.last_handled_refresh);
+            let before = status.certificates.clone();
+            let mut outcome = verdict::told(status, applied.certificates, interval, now);
+            for reason in verdict::new_refusals(&before, &outcome.status.certificates) {
+                self.metrics.refused(CERTIFICATE, reason);
+            }
+            if outcome.status.certificates != before {
+                outcome.status.last_synced_time =
+                    Some(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+            }
+            outcome.notes.extend(applied.written.iter().map(|secret| Note {
+                warning: false,
+                reason: SyncReason::Delivered.as_str(),
+                message: format!("wrote Secret `{secret}`"),
+            }));
+            outcome.notes.extend(applied.deleted.iter().map(|secret| Note {
+                warning: false,
+                reason: SyncReason::SourceRemoved.as_str(),
+                message: format!("deleted Secret `{secret}`: its entry was removed from Vault"),
+            }));
+            if applied.try_again || unreadable {
+                outcome.next = Next::Retry(Retry::Soon);
+            }
+            Ok(outcome)
+        })
+        .await
     }
 
     /// What is asked for, from the caches alone.
@@ -345,7 +402,7 @@ impl Certs {
             .and_then(|name| self.roles.get(sync.namespace().as_deref(), &name));
         if let Some(role) = role {
             status.account_id = Some(role.spec.account_id.clone());
-            status.iam_role = Some(role.spec.iam_role.clone());
+            status.iam_role = Some(role.spec.iam_name().1.to_owned());
             status.vault_role =
                 role.status.as_ref().and_then(|role| role.vault_role.clone()).or(status.vault_role);
         } else if let Some(principal) = &sync.spec.principal {
@@ -387,14 +444,16 @@ impl Certs {
             return false;
         }
         let uid = sync.uid().unwrap_or_default();
+        let asked = self.memory.asked(desired);
         let mut memory = self.memory.lock();
         let key = (sync.namespace().unwrap_or_default(), sync.name_any());
         match memory.get(&key).filter(|known| known.uid == uid) {
-            Some(known) => now < known.due && known.desired == *desired,
+            Some(known) => now < known.due && known.asked == asked,
             None => {
                 let near = verdict::near_the_end(&previous.certificates, now);
                 let due = due(interval, near.unwrap_or(interval), &uid, now);
-                let known = Remembered { uid, read: self.started, due, desired: desired.clone() };
+                let known = Remembered { uid, read: self.started, due, asked };
+                self.metrics.source_read(&key.0, &key.1, self.started);
                 memory.insert(key, known);
                 true
             }
@@ -404,7 +463,7 @@ impl Certs {
     fn remember(
         &self,
         sync: &VaultCertSync,
-        desired: Desired,
+        desired: &Desired,
         interval: Duration,
         near: Duration,
         now: Timestamp,
@@ -412,7 +471,8 @@ impl Certs {
         let uid = sync.uid().unwrap_or_default();
         let due = due(interval, near, &uid, now);
         let key = (sync.namespace().unwrap_or_default(), sync.name_any());
-        self.memory.lock().insert(key, Remembered { uid, read: now, due, desired });
+        let asked = self.memory.asked(desired);
+        self.memory.lock().insert(key, Remembered { uid, read: now, due, asked });
     }
 
     /// A shared fault: told by age, tried again by its class.

@@ -20,11 +20,15 @@ use crate::{
 use sha2::{Digest as _, Sha256};
 use vault_environment::{VaultFlags, parse_bool};
 
+pub mod backend_file;
 pub mod crd;
 pub mod credential_process;
 pub mod doctor;
+pub mod import;
 pub mod login;
 pub mod manual;
+pub mod plan;
+pub mod policy;
 pub mod run;
 pub mod token_store;
 pub mod vault_environment;
@@ -37,8 +41,11 @@ Examples:
   vault-aws crd | kubectl apply --server-side -f -    install the three kinds
   vault-aws run                                       run the operator with the current kubeconfig
   vault-aws run --controllers sync --namespaces a,b   deliver certificates in two namespaces only
+  vault-aws policy --kubernetes -n a                  the syncer's rights in a namespace
+  vault-aws import --backend backend.yaml             roles that stand in Vault, as manifests
   vault-aws login --role web                          a Vault token for the AWS identity in use
-  vault-aws doctor vaultcertsync/web -n team-a        why a certificate is not delivered")]
+  vault-aws doctor vaultcertsync/web -n team-a        why a certificate is not delivered
+  vault-aws plan -f team-a/ --backend backend.yaml    what manifests would change in Vault")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -55,6 +62,10 @@ pub enum Command {
 Example:
   vault-aws crd | kubectl apply --server-side -f -")]
     Crd,
+    /// Print what must be granted: Vault policy, Kubernetes Roles, IAM and trust policies
+    Policy(Box<policy::PolicyArgs>),
+    /// Print what stands in Vault as manifests that change nothing, or what was left there
+    Import(Box<import::ImportArgs>),
     /// Print AWS credentials that Vault's AWS secrets engine makes, for `credential_process` in
     /// ~/.aws/config
     CredentialProcess(Box<CredentialProcessArgs>),
@@ -62,6 +73,8 @@ Example:
     Login(Box<login::LoginArgs>),
     /// Find the first broken link between an AWS identity and its certificates, with its cure
     Doctor(Box<doctor::DoctorArgs>),
+    /// Show what applying manifests would change in Vault, before anybody applies them
+    Plan(Box<plan::PlanArgs>),
     /// Print the script that makes a shell complete this command line
     #[command(after_help = "\
 Examples:
@@ -403,6 +416,12 @@ pub enum Error {
     Login(#[from] login::Error),
     /// `doctor`
     Doctor(#[from] doctor::Error),
+    /// `policy`
+    Policy(#[from] policy::Error),
+    /// `import`
+    Import(#[from] import::Error),
+    /// `plan`
+    Plan(#[from] plan::Error),
     /// `man`, `completions`
     Manual(#[from] manual::Error),
 }
@@ -414,32 +433,51 @@ impl Error {
             Self::Run(error) => error.hint().map(Cow::Borrowed),
             Self::Login(error) => error.hint().map(Cow::Owned),
             // Programs show what they find on stderr: one line, advice included.
-            Self::Crd(_) | Self::CredentialProcess(_) | Self::Doctor(_) | Self::Manual(_) => None,
+            Self::Crd(_)
+            | Self::CredentialProcess(_)
+            | Self::Doctor(_)
+            | Self::Policy(_)
+            | Self::Import(_)
+            | Self::Plan(_)
+            | Self::Manual(_) => None,
         }
     }
 
     /// The exit code: 2 where Vault is at fault and a caller can tell, as `vault` does; else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Run(_) | Self::Crd(_) | Self::Doctor(_) | Self::Manual(_) => 1,
+            Self::Run(_)
+            | Self::Crd(_)
+            | Self::Doctor(_)
+            | Self::Policy(_)
+            | Self::Plan(_)
+            | Self::Manual(_) => 1,
             Self::CredentialProcess(error) => error.exit_code(),
+            Self::Import(error) => error.exit_code(),
             Self::Login(error) => error.exit_code(),
         }
     }
 }
 
 impl Cli {
-    /// Does what was asked. What programs read goes to `stdout`.
-    pub fn execute(self, stdout: impl Write) -> Result<(), Error> {
+    /// Does what was asked; the exit code. What programs read goes to `stdout`.
+    ///
+    /// # Errors
+    /// What went wrong; it says its own exit code.
+    pub fn execute(self, stdout: impl Write) -> Result<u8, Error> {
         match self.command {
-            Command::Run(args) => Ok(run::run(*args)?),
-            Command::Crd => Ok(crd::print(stdout)?),
-            Command::CredentialProcess(args) => Ok(credential_process::run(*args, stdout)?),
-            Command::Login(args) => Ok(login::run(&args, stdout)?),
-            Command::Doctor(args) => Ok(doctor::run(&args, stdout)?),
-            Command::Completions { shell } => Ok(manual::completions(shell, stdout)?),
-            Command::Man { dir } => Ok(manual::man(dir.as_deref(), stdout)?),
+            Command::Run(args) => run::run(*args)?,
+            Command::Crd => crd::print(stdout)?,
+            Command::Policy(args) => policy::run(&args, stdout)?,
+            Command::Import(args) => import::run(&args, stdout)?,
+            Command::CredentialProcess(args) => credential_process::run(*args, stdout)?,
+            Command::Login(args) => login::run(&args, stdout)?,
+            Command::Doctor(args) => doctor::run(&args, stdout)?,
+            Command::Plan(args) => return Ok(plan::run(&args, stdout)?),
+            Command::Completions { shell } => manual::completions(shell, stdout)?,
+            Command::Man { dir } => manual::man(dir.as_deref(), stdout)?,
         }
+        Ok(0)
     }
 }
 

@@ -460,7 +460,8 @@ impl Connections {
                     CaBundleKind::ConfigMap => "ConfigMap",
                     CaBundleKind::Secret => "Secret",
                 };
-                let [value] = self.keys_of(kind, &reference.name, [&reference.key]).await?;
+                let keys = [reference.key.as_str()];
+                let [value] = Box::pin(self.keys_of(kind, &reference.name, keys)).await?;
                 Some(value.expose().clone())
             }
             (None, None) => None,
@@ -468,7 +469,8 @@ impl Connections {
         let client_certificate = match &spec.client_certificate_ref {
             Some(reference) => {
                 let keys = ["tls.crt", "tls.key"];
-                let [certificate, key] = self.keys_of("Secret", &reference.name, keys).await?;
+                let [certificate, key] =
+                    Box::pin(self.keys_of("Secret", &reference.name, keys)).await?;
                 let certificate_pem = certificate.expose().clone();
                 Some(ClientCertificate { certificate_pem, key_pem: key })
             }

@@ -48,10 +48,10 @@ pub use self::aside::aside;
 use self::{
     aside::Aside,
     condition::READY,
-    pass::{Cleanup, Next, Outcome, Reconcile, Status},
+    pass::{Cleanup, Next, Note, Outcome, Reconcile, Status},
     queue::{Queue, Urgency},
     report::{Failure, Reporter, Written, judge},
-    watch::{Event, Kind, Store, Watched, reference},
+    watch::{Event, Kind, Store, Watched},
 };
 use crate::{
     clock,
@@ -167,8 +167,9 @@ pub async fn run<R: Reconcile>(
 struct Desk<R: Reconcile> {
     kind: String,
     store: Store<R::Resource>,
-    queue: Queue<ObjectRef<R::Resource>>,
-    known: HashMap<ObjectRef<R::Resource>, Memory<R::Resource>>,
+    queue: Queue<Arc<ObjectRef<R::Resource>>>,
+    /// Of those only of whom there is something to remember.
+    known: HashMap<Arc<ObjectRef<R::Resource>>, Memory<R::Resource>>,
     passes: JoinSet<Ended<R::Resource>>,
     aside: Aside,
     /// Whether this replica led when it was last asked.
@@ -187,6 +188,12 @@ struct Memory<K> {
     written: Option<Arc<K>>,
 }
 
+impl<K> Memory<K> {
+    fn is_blank(&self) -> bool {
+        self.attempts == 0 && self.written.is_none()
+    }
+}
+
 impl<K> Default for Memory<K> {
     fn default() -> Self {
         Self { generation: None, attempts: 0, written: None }
@@ -195,7 +202,7 @@ impl<K> Default for Memory<K> {
 
 /// How a pass ended.
 struct Ended<K: Kind> {
-    object: ObjectRef<K>,
+    object: Arc<ObjectRef<K>>,
     uid: String,
     /// The resource as the pass left it, if it wrote to it.
     written: Option<Box<K>>,
@@ -207,8 +214,7 @@ impl<R: Reconcile> Desk<R> {
     /// Queues what is there at the start.
     fn open(&mut self) {
         let (now, clock) = (clock::now(), Instant::now());
-        for resource in self.store.state() {
-            let object = reference(&*resource);
+        for (object, resource) in self.store.entries() {
             match at_rest(&*self.reconciler, &resource) {
                 Some(interval) => {
                     let uid = resource.meta().uid.as_deref().unwrap_or_default();
@@ -237,16 +243,20 @@ impl<R: Reconcile> Desk<R> {
             && memory.written.as_ref().is_some_and(|written| !is_older(new.meta(), written.meta()))
         {
             memory.written = None; // The watch has caught up.
+            if memory.is_blank() {
+                self.known.remove(object);
+            }
         }
         let is_news = replaced || old.as_ref().is_none_or(|old| concerns(old.meta(), new.meta()));
-        if is_news {
-            self.queue.add(object, Urgency::Changed, Instant::now());
+        // One that is gone by now has another event coming.
+        if is_news && let Some(object) = self.store.key(object) {
+            self.queue.add(&object, Urgency::Changed, Instant::now());
         }
     }
 
     fn woken(&mut self, object: &ObjectRef<R::Resource>) {
-        if self.store.fetch(object).is_some() {
-            self.queue.add(object, Urgency::Woken, Instant::now());
+        if let Some(object) = self.store.key(object) {
+            self.queue.add(&object, Urgency::Woken, Instant::now());
         }
     }
 
@@ -323,7 +333,12 @@ impl<R: Reconcile> Desk<R> {
         {
             memory.written = Some(Arc::from(written));
         }
-        let Some(next) = next else { return };
+        let Some(next) = next else {
+            if memory.is_blank() {
+                self.known.remove(&object);
+            }
+            return;
+        };
         let delay = schedule::delay(next, &uid, memory.attempts, clock::now());
         let urgency = match next {
             Next::Tick(_) | Next::WhenChanged | Next::Retry(Retry::WhenChanged) => Urgency::Routine,
@@ -335,6 +350,9 @@ impl<R: Reconcile> Desk<R> {
             Next::Retry(_) => memory.attempts.saturating_add(1),
             Next::Tick(_) | Next::In(_) | Next::WhenChanged => 0,
         };
+        if memory.is_blank() {
+            self.known.remove(&object);
+        }
         self.queue.add(&object, urgency, Instant::now() + delay);
     }
 
@@ -377,7 +395,7 @@ impl<R: Reconcile> Pass<R> {
     /// Runs to the end whatever happens: a panic ends this pass and nothing else.
     async fn run(
         self,
-        object: ObjectRef<R::Resource>,
+        object: Arc<ObjectRef<R::Resource>>,
         resource: Arc<R::Resource>,
     ) -> Ended<R::Resource> {
         let began = Clock::now();
@@ -392,28 +410,32 @@ impl<R: Reconcile> Pass<R> {
         Ended { object, uid, written, next }
     }
 
+    /// Each part has a place of its own, and only while it lasts: hundreds of passes may wait at once,
+    /// and one that waits is not to hold the room for all that it might do.
     async fn look(
         &self,
         object: &ObjectRef<R::Resource>,
         resource: &R::Resource,
     ) -> Told<R::Resource> {
         if resource.meta().deletion_timestamp.is_some() {
-            return self.let_go(object, resource).await;
+            return Box::pin(self.let_go(object, resource)).await;
         }
         // Before the first apply: what it leaves outside must not outlive the resource.
         match self.finalizer(resource, true).await {
             Ok(Finalizer::Stands) => {
-                let verdict = self.within(self.reconciler.apply(resource, self.now)).await;
-                self.tell(object, resource, verdict, None).await
+                let verdict =
+                    self.within(Box::pin(self.reconciler.apply(resource, self.now))).await;
+                Box::pin(self.tell(object, resource, verdict, None)).await
             }
             Ok(Finalizer::Changed(changed)) => {
-                let verdict = self.within(self.reconciler.apply(&changed, self.now)).await;
+                let verdict =
+                    self.within(Box::pin(self.reconciler.apply(&changed, self.now))).await;
                 let resource = changed.clone();
-                self.tell(object, &resource, verdict, Some(changed)).await
+                Box::pin(self.tell(object, &resource, verdict, Some(changed))).await
             }
             Ok(Finalizer::Outrun) => outrun(),
             Ok(Finalizer::Gone) => ("gone", None, None),
-            Err(failure) => self.tell(object, resource, Err(failure), None).await,
+            Err(failure) => Box::pin(self.tell(object, resource, Err(failure), None)).await,
         }
     }
 
@@ -430,7 +452,7 @@ impl<R: Reconcile> Pass<R> {
             Err(failure) => Err(failure),
             Ok(Cleanup::NotYet(outcome)) => Ok(outcome),
             Ok(Cleanup::Done(note)) => {
-                let notes: Vec<_> = note.into_iter().collect();
+                let notes: Vec<Note> = note.into_iter().collect();
                 match self.finalizer(resource, false).await {
                     Err(failure) => Err(failure),
                     Ok(Finalizer::Outrun) => return outrun(),
@@ -438,13 +460,31 @@ impl<R: Reconcile> Pass<R> {
                         if notes.iter().any(|note| note.warning) {
                             self.reporter.metrics().orphaned(&R::Resource::kind(&()));
                         }
-                        self.reporter.notes(resource, &notes, self.now).await;
+                        self.say_farewell(object, resource, notes).await;
                         return ("released", None, None);
                     }
                 }
             }
         };
         self.tell(object, resource, verdict, None).await
+    }
+
+    /// The last events about a resource, or about its witness, who then has to be told of whom.
+    async fn say_farewell(
+        &self,
+        object: &ObjectRef<R::Resource>,
+        resource: &R::Resource,
+        mut notes: Vec<Note>,
+    ) {
+        let Some(witness) = self.reconciler.witness(resource) else {
+            return self.reporter.notes(resource, &notes, self.now).await;
+        };
+        let kind = R::Resource::kind(&());
+        let namespace = object.namespace.as_deref().unwrap_or_default();
+        for note in &mut notes {
+            note.message = format!("{kind} `{namespace}/{}`: {}", object.name, note.message);
+        }
+        self.reporter.notes_about(&witness, &notes, self.now).await;
     }
 
     /// The kind's part: under the deadline, and with its panics caught.
@@ -497,6 +537,9 @@ impl<R: Reconcile> Pass<R> {
                 tracing::warn!(%kind, %object, reason = ready.reason, error, "pass failed");
             }
         }
+        if let Some(reason) = report.refused {
+            self.reporter.metrics().refused(&kind, reason);
+        }
         match self.reporter.status(resource, stands, &report.status).await {
             Ok(Written::Unchanged) => {
                 self.reporter.notes(resource, &report.notes, self.now).await;
@@ -529,11 +572,21 @@ impl<R: Reconcile> Pass<R> {
         resource: &R::Resource,
         wanted: bool,
     ) -> Result<Finalizer<R::Resource>, Failure> {
-        let Some(ours) = R::FINALIZER else { return Ok(Finalizer::Stands) };
-        let meta = resource.meta();
-        if has_finalizer::<R>(meta) == wanted {
-            return Ok(Finalizer::Stands);
+        match R::FINALIZER {
+            Some(ours) if has_finalizer::<R>(resource.meta()) != wanted => {
+                Box::pin(self.change_finalizer(resource, ours, wanted)).await
+            }
+            _ => Ok(Finalizer::Stands),
         }
+    }
+
+    async fn change_finalizer(
+        &self,
+        resource: &R::Resource,
+        ours: &str,
+        wanted: bool,
+    ) -> Result<Finalizer<R::Resource>, Failure> {
+        let meta = resource.meta();
         let mut finalizers = meta.finalizers.clone().unwrap_or_default();
         finalizers.retain(|finalizer| finalizer != ours);
         if wanted {

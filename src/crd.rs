@@ -25,12 +25,14 @@ use serde_json::json;
 
 mod auth_mount;
 mod in_effect;
+mod role_settings;
 mod vault_aws_backend;
 mod vault_aws_role;
 mod vault_cert_sync;
 
 pub use auth_mount::*;
 pub use in_effect::*;
+pub use role_settings::*;
 pub use vault_aws_backend::*;
 pub use vault_aws_role::*;
 pub use vault_cert_sync::*;
@@ -45,6 +47,8 @@ pub const VERSION: &str = "v1alpha1";
 pub const MANAGER: &str = "vault-aws-operator";
 /// Any new value asks for a look at the source at once.
 pub const REFRESH_ANNOTATION: &str = "vaultaws.dev/refresh";
+/// Any new value asks for the IAM principals of a role to be looked up again, once.
+pub const REBIND_ANNOTATION: &str = "vaultaws.dev/rebind";
 
 /// The CRDs in the order in which they are printed.
 pub fn all() -> Vec<CustomResourceDefinition> {
@@ -218,6 +222,75 @@ pub struct KeyRef {
     /// Key in its data.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
+}
+
+/// What kind of IAM principal a name is of.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum IamKind {
+    /// An IAM role.
+    #[default]
+    Role,
+    /// An IAM user.
+    User,
+}
+
+impl IamKind {
+    /// The word in ARNs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Role => "role",
+            Self::User => "user",
+        }
+    }
+}
+
+/// A path of Vault, and what may be done there.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, JsonSchema, PartialEq, Serialize)]
+pub struct PathRule {
+    /// The path as in a policy: without a slash at its beginning; a + is one whole segment, a * at the
+    /// end is any rest. No templates.
+    #[schemars(
+        length(min = 1, max = 256),
+        pattern(r"^[A-Za-z0-9_.@:=+-][A-Za-z0-9_.@:=+/-]*\*?$")
+    )]
+    pub path: String,
+    /// What may be done there. sudo is never granted.
+    #[schemars(length(min = 1, max = 6))]
+    pub capabilities: Vec<Capability>,
+}
+
+/// A capability of a policy's rule.
+#[derive(
+    Clone, Copy, Debug, Deserialize, Eq, Hash, JsonSchema, Ord, PartialEq, PartialOrd, Serialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Capability {
+    /// Write what is not there.
+    Create,
+    /// Read.
+    Read,
+    /// Write what is there.
+    Update,
+    /// Change parts of what is there.
+    Patch,
+    /// Delete.
+    Delete,
+    /// List.
+    List,
+}
+
+impl Capability {
+    /// Vault's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Read => "read",
+            Self::Update => "update",
+            Self::Patch => "patch",
+            Self::Delete => "delete",
+            Self::List => "list",
+        }
+    }
 }
 
 /// Which AWS partition an account is in.

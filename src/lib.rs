@@ -22,7 +22,7 @@
 //! | [`crd`] | the three kinds, their fields and reasons: the public contract; names nothing else |
 //! | [`controller`] | the shell: watches, queue, finalizer, one pass, its report; knows no kind |
 //! | [`backend`] | `VaultAwsBackend`: is Vault there, is it what it should be, are the mounts configured |
-//! | [`role`] | `VaultAwsRole`: the role and its policy, whose they are, what differs |
+//! | [`role`] | `VaultAwsRole`: the role and its policy, whose they are, what differs, what a login reaches |
 //! | [`cert`] | `VaultCertSync`: entries, pairs, Secrets; what is never replaced by what |
 //! | [`tenancy`] | may this namespace use this account and role; pure |
 //! | [`safety`] | what a Vault with known defects is not asked for; pure |
@@ -31,6 +31,9 @@
 //! | [`vault`] | the only HTTP to Vault: one file for each API, errors classified once, limiter, sessions |
 //! | [`aws`] | the only user of the AWS crates: credentials, AssumeRole, the signed GetCallerIdentity |
 //! | [`credentials`] | what `credential-process` keeps between two starts, until when, and what it prints |
+//! | [`grants`] | what must be granted in Vault, Kubernetes and AWS, and its text; pure |
+//! | [`import`] | what stands in Vault as manifests that change nothing, and what was left there; pure |
+//! | [`review`] | what manifests would change in Vault, by the kinds' own judgement, and how that is shown |
 //! | [`cli`] | flags and commands; `cli::run` composes the operator |
 //! | [`leader`] | which replica may write; the fence before every request that changes something |
 //! | [`admin`], [`telemetry`] | health, metrics, logs |
@@ -65,10 +68,13 @@ pub mod crd;
 pub mod credentials;
 pub mod doctor;
 pub mod fault;
+pub mod grants;
+pub mod import;
 pub mod leader;
 mod lock;
 pub mod naming;
 pub mod redacted;
+pub mod review;
 pub mod role;
 pub mod safety;
 pub mod telemetry;

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         }
     };
     match cli.execute(io::stdout()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("error: {}", chain(&error));
             if let Some(hint) = error.hint() {

@@ -4,14 +4,16 @@
 
 use std::fmt;
 
-use crate::crd::{Certificates, Naming, Partition, VaultAwsBackendSpec};
+use crate::crd::{Certificates, IamKind, Naming, Partition, VaultAwsBackendSpec, VaultAwsRoleSpec};
 
 /// Names that Vault reserves or that every Vault has; never written, never adopted.
 const RESERVED: [&str; 4] = ["root", "default", "response-wrapping", "control-group"];
 
-/// An IAM role of one account, as the schema lets it through.
+/// An IAM role of one account, as the schema lets it through; or an IAM user, who is named alike.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct IamRole {
+    /// Which of both.
+    pub kind: IamKind,
     /// AWS partition.
     pub partition: Partition,
     /// Twelve digits.
@@ -23,6 +25,16 @@ pub struct IamRole {
 }
 
 impl IamRole {
+    /// What a VaultAwsRole is about.
+    ///
+    /// # Errors
+    /// As [`IamRole::parse`].
+    pub fn of(spec: &VaultAwsRoleSpec) -> Result<Self, Fault> {
+        let (kind, name) = spec.iam_name();
+        let parsed = Self::parse(spec.partition, &spec.account_id, name, &spec.iam_role_path)?;
+        Ok(Self { kind, ..parsed })
+    }
+
     /// Checks what the schema checks, because an object may be older than its schema.
     ///
     /// # Errors
@@ -52,18 +64,20 @@ impl IamRole {
         {
             return Err(Fault::Path);
         }
-        Ok(Self { partition, account: account.into(), name: name.into(), path: path.into() })
+        let kind = IamKind::Role;
+        Ok(Self { kind, partition, account: account.into(), name: name.into(), path: path.into() })
     }
 
     /// `arn:aws:iam::123456789012:role/team/web`: what IAM calls it.
     pub fn arn(&self) -> String {
-        format!("arn:{}:iam::{}:role{}{}", self.partition, self.account, self.path, self.name)
+        let Self { kind, partition, account, name, path } = self;
+        format!("arn:{partition}:iam::{account}:{}{path}{name}", kind.as_str())
     }
 
     /// `arn:aws:iam::123456789012:role/web`: what Vault compares when it does not resolve unique IDs,
     /// because an assumed role's ARN has lost the path.
     pub fn pathless_arn(&self) -> String {
-        format!("arn:{}:iam::{}:role/{}", self.partition, self.account, self.name)
+        Self { path: "/".into(), ..self.clone() }.arn()
     }
 
     /// `certs/123456789012/web`: its directory in the KV engine, without slashes at the ends.
@@ -98,6 +112,14 @@ impl RoleName {
     /// [`Fault`] where the result is no name that Vault takes, or a reserved one.
     pub fn derive(naming: &Naming, subject: Subject<'_>) -> Result<Self, Fault> {
         name(fill(&naming.role, subject, None)?).map(Self)
+    }
+
+    /// The name that a spec gives itself.
+    ///
+    /// # Errors
+    /// As [`RoleName::derive`].
+    pub fn given(vault_name: &str) -> Result<Self, Fault> {
+        name(vault_name.to_owned()).map(Self)
     }
 }
 
@@ -136,7 +158,7 @@ pub enum Fault {
     #[error("accountId must be twelve digits")]
     Account,
     /// Not an IAM role that can be a directory in Vault.
-    #[error("iamRole must be 1 to 64 of A-Z a-z 0-9 _ = . @ - and not . or ..")]
+    #[error("iamRole or iamUser must be 1 to 64 of A-Z a-z 0-9 _ = . @ - and not . or ..")]
     IamRole,
     /// Not an IAM path.
     #[error("iamRolePath must be / or /segment/…/, each segment of A-Z a-z 0-9 _ = . @ -")]
@@ -188,6 +210,19 @@ pub fn server_id(backend: &VaultAwsBackendSpec) -> Option<String> {
         };
         (!host.is_empty()).then(|| host.to_owned())
     })
+}
+
+/// The session name of a role that the operator assumes for a resource: `vaultaws-<namespace>-<name>`,
+/// at most 64 characters (IAM's limit).
+pub fn session_name(namespace: &str, name: &str) -> String {
+    let mut text = format!("vaultaws-{namespace}-{name}");
+    text.truncate(64);
+    text
+}
+
+/// What the operator gives as ExternalId, by the backend's template.
+pub fn external_id(backend: &VaultAwsBackendSpec, cluster: &str, namespace: &str) -> String {
+    backend.aws.external_id.replace("{clusterId}", cluster).replace("{namespace}", namespace)
 }
 
 /// Checks a template by itself, whatever will be filled in.
@@ -267,6 +302,14 @@ fn fill(template: &str, subject: Subject<'_>, role: Option<&RoleName>) -> Result
         text.push_str(value);
     }
     Ok(text)
+}
+
+/// A policy's name as Vault folds it.
+///
+/// # Errors
+/// [`Fault`] where it is no name that Vault takes, or a reserved one.
+pub fn policy_name(text: &str) -> Result<String, Fault> {
+    name(text.to_owned())
 }
 
 /// Vault's own rule for names of roles, which also suits policies, folded to lower case.

@@ -3,7 +3,8 @@
 //! One pass, in reading order:
 //!
 //! ```text
-//! backend, namespace ─▶ [desired] ─▶ observe ─▶ [claim] ─▶ [plan] ─▶ apply ─▶ read back ─▶ outcome
+//! backend, namespace ─▶ [desired] ─▶ observe ─▶ [claim] ─▶ [plan] ─▶ carried ─▶ [guard] ─▶ apply
+//!                    ─▶ read back ─▶ verify ─▶ outcome
 //! ```
 //!
 //! What is in brackets is pure. Before `observe` no request goes out: a backend that is not ready, a
@@ -16,37 +17,54 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
 use kube::{Resource, ResourceExt, core::PartialObjectMeta};
 
 use crate::{
-    connection::{self, Connections},
+    aws::identity::Ambient,
+    connection::Connections,
     controller::{
         condition::{self, READY},
-        pass::{Cleanup, Next, Note, Outcome, Progress, Reconcile, Status, Verdict},
+        pass::{Cleanup, Next, Note, Outcome, Progress, Reconcile, Verdict},
         watch::Store,
     },
     crd::{
-        BackendReason, LastChange, RoleReason, VaultAwsBackend, VaultAwsRole, VaultAwsRoleStatus,
+        Adopt, BackendReason, Drift, RoleDeletion, RoleReason, VaultAwsBackend, VaultAwsRole,
+        VaultAwsRoleStatus, VaultCertSync,
     },
     fault::{Fault, Retry, chain},
     lock::lock,
-    vault::{self, AwsRefusal, Caller},
+    vault::{AwsRefusal, Caller, aws_refusal, policies},
 };
 
+pub mod adopt;
 pub mod apply;
+pub mod carried;
 pub mod claim;
 pub mod desired;
+pub mod ec2;
+mod error;
+pub mod guard;
 pub mod isolation;
 pub mod observe;
 pub mod plan;
 pub mod policy;
+pub mod principal;
+mod report;
+pub mod token;
+pub mod verify;
 mod withdrawal;
 
+use carried::Shelf;
 use claim::{Claim, Foreign};
 use desired::{Desired, Names, Refusal};
+pub use error::Error;
 use observe::Observed;
 use plan::Plan;
+use policy::Marker;
+use principal::Logins;
+use report::{Hold, Pass, conditions, held, still_ready, with_others};
+use verify::LOGIN_VERIFIED;
 
 /// How long a cleanup that failed rests. It does not grow: the time until we let go is bounded.
 const CLEANUP_RETRY: Duration = Duration::from_secs(10);
@@ -55,6 +73,10 @@ const CLEANUP_RETRY: Duration = Duration::from_secs(10);
 pub struct Roles {
     stores: Stores,
     connections: Arc<Connections>,
+    /// The operator's own AWS identity, to try logins.
+    ambient: Ambient,
+    /// Policies that were read a moment ago.
+    shelf: Shelf,
     cleanup_timeout: Duration,
     /// UIDs of resources whose cleanup this process has tried, by namespace and name.
     tried: Mutex<HashMap<(String, String), String>>,
@@ -69,13 +91,21 @@ pub struct Stores {
     pub roles: Store<VaultAwsRole>,
     /// The namespaces, for their labels.
     pub namespaces: Store<PartialObjectMeta<Namespace>>,
+    /// The syncs, which log in at the roles: what they refer to, and their `Ready`.
+    pub syncs: Store<VaultCertSync>,
 }
 
 impl Roles {
     /// `cleanup_timeout`: how long after its deletion a resource may wait for Vault before it is let
     /// go.
-    pub fn new(stores: Stores, connections: Arc<Connections>, cleanup_timeout: Duration) -> Self {
-        Self { stores, connections, cleanup_timeout, tried: Mutex::default() }
+    pub fn new(
+        stores: Stores,
+        connections: Arc<Connections>,
+        ambient: Ambient,
+        cleanup_timeout: Duration,
+    ) -> Self {
+        let (shelf, tried) = (Shelf::default(), Mutex::default());
+        Self { stores, connections, ambient, shelf, cleanup_timeout, tried }
     }
 }
 
@@ -122,6 +152,9 @@ impl Reconcile for Roles {
         role: &VaultAwsRole,
         now: Timestamp,
     ) -> Result<Cleanup<VaultAwsRoleStatus>, Error> {
+        if role.spec.deletion_policy == RoleDeletion::Retain {
+            return Ok(Cleanup::Done(None));
+        }
         let removed = match self.remove(role).await {
             Err(Remains { token_of: Some(backend), .. }) => {
                 self.connections.token_refused(&backend);
@@ -146,6 +179,14 @@ impl Reconcile for Roles {
 
     fn resting(&self, role: &VaultAwsRole) -> Option<Duration> {
         Some(role.spec.drift_interval.duration())
+    }
+
+    /// The backend: whoever looks after its Vault has to clean up what a role left there.
+    fn witness(&self, role: &VaultAwsRole) -> Option<ObjectReference> {
+        let namespace = self.stores.namespaces.get(None, &role.namespace()?)?;
+        namespace.metadata.deletion_timestamp.as_ref()?;
+        let backend = self.stores.backends.get(None, &role.spec.backend_ref.name)?;
+        Some(backend.object_ref(&()))
     }
 
     fn forget(&self, namespace: Option<&str>, name: &str) {
@@ -202,14 +243,150 @@ impl Roles {
         }
         let observed = observe::observe(&vault, &desired.names).await?;
         let claim = claim::claim(&desired.names, &desired.owner, recorded_id(role), &observed);
-        if let Some(conflict) = self.conflict(role, backend, desired, &claim) {
+        let adoption = match claim {
+            Claim::Foreign(_) if desired.adopt != Adopt::Never => {
+                Some(self.adoption(role, backend, desired, &observed, &vault).await?)
+            }
+            Claim::Foreign(_) | Claim::Free | Claim::Ours => None,
+        };
+        let adopted = matches!(adoption, Some(Ok(())));
+        let conflict = if adopted { None } else { self.conflict(role, backend, desired, &claim) };
+        if let Some(mut conflict) = conflict {
+            if let Some(Err(why)) = adoption {
+                conflict.message.push_str(&format!("; not adopted: {why}"));
+            }
             return Ok(conflict.outcome(role));
         }
         let plan = plan::plan(desired, &observed);
-        apply::apply(&vault, &plan).await?;
-        let settled =
-            if plan.steps.is_empty() { observed } else { read_back(&vault, desired).await? };
-        Ok(outcome(role, desired, &settled, &plan, now))
+        let reader = self.shelf.reader(&vault, backend);
+        if let Some(policy) = reader.own_policy(desired).await? {
+            return Ok(Hold::reserved(&policy).outcome(role));
+        }
+        let carried = reader.carried(desired, &observed).await?;
+        let judged = guard::judge(desired, &carried);
+        if let Some(progress) = judged.holds(desired, &observed, &plan) {
+            return Ok(held(role, &judged, progress));
+        }
+        let settled = if plan.steps.is_empty() || desired.drift == Drift::Report {
+            observed
+        } else {
+            apply::apply(&vault, &plan).await?;
+            read_back(&vault, desired).await?
+        };
+        let pass = Pass { desired, settled: &settled, plan: &plan, adopted };
+        let mut outcome = pass.outcome(role, now);
+        outcome.notes.extend(judged.note(conditions(role)));
+        outcome.verdicts.push(judged.condition());
+        outcome.status.also_reaches = judged.also_reaches();
+        self.verify(role, backend, desired, &plan, &mut outcome).await?;
+        let logins = self.logins(role, &outcome.verdicts);
+        let current = settled.role.as_ref().and_then(|role| principal::current(role, &logins));
+        outcome.verdicts.extend(current);
+        Ok(outcome)
+    }
+
+    /// Tries the login where that was asked for, once per change: not again while the last try went well
+    /// and nothing was written since.
+    async fn verify(
+        &self,
+        role: &VaultAwsRole,
+        backend: &VaultAwsBackend,
+        desired: &Desired,
+        plan: &Plan,
+        outcome: &mut Outcome<VaultAwsRoleStatus>,
+    ) -> Result<(), Error> {
+        let Some(verify) = &desired.verify else { return Ok(()) };
+        let status = role.status.as_ref();
+        let last = Verdict::kept(LOGIN_VERIFIED, conditions(role), RoleReason::word);
+        let same = status.map(|status| status.observed_generation) == role.metadata.generation
+            && status.is_some_and(|status| status.role_id == outcome.status.role_id)
+            && (plan.steps.is_empty() || desired.drift == Drift::Report);
+        let good = last.as_ref().is_some_and(|last| last.holds == Some(true));
+        if (same && good) || outcome.progress != Progress::Done {
+            outcome.verdicts.extend(last);
+            return Ok(());
+        }
+        let client = self.connections.client(backend).await?;
+        let place = (desired.names.mount.as_str(), desired.names.role.as_str());
+        // A login is rare and its future large.
+        let tried = Box::pin(verify::log_in(&self.ambient, &client, place, verify)).await;
+        let (holds, reason, message) = match tried {
+            Ok(()) => (
+                Some(true),
+                RoleReason::LoginVerified.as_str(),
+                format!("the operator logged in at role `{}` as {}", place.1, verify.arn),
+            ),
+            Err(error) => {
+                // Of a login that could not be tried nobody knows how it would end.
+                let holds = if error.is_shared() { None } else { Some(false) };
+                if error.retry() != Retry::WhenChanged {
+                    outcome.next = Next::Retry(error.retry());
+                }
+                (holds, error.reason(), chain(&error))
+            }
+        };
+        let verdict = Verdict { kind: LOGIN_VERIFIED, holds, reason, message };
+        outcome.notes.extend(guard::transition(&verdict, conditions(role)));
+        outcome.verdicts.push(verdict);
+        Ok(())
+    }
+
+    /// Whether what is not ours may be taken over; else why not.
+    async fn adoption(
+        &self,
+        role: &VaultAwsRole,
+        backend: &VaultAwsBackend,
+        desired: &Desired,
+        observed: &Observed,
+        vault: &Caller,
+    ) -> Result<Result<(), String>, Error> {
+        if self.rival(role, backend, &desired.names).is_some() || self.is_held(role, observed) {
+            return Ok(Err("another resource has it".into()));
+        }
+        let named = marks(vault, &desired.names, observed).await?;
+        Ok(adopt::judge(desired, observed, &named))
+    }
+
+    /// Whether another resource has written this very role.
+    fn is_held(&self, role: &VaultAwsRole, observed: &Observed) -> bool {
+        let id = observed.role.as_ref().map(|role| role.role_id.as_str());
+        self.stores
+            .roles
+            .state()
+            .into_iter()
+            .any(|other| !claim::is_same(&other, role) && id.is_some() && recorded_id(&other) == id)
+    }
+
+    /// What the operator's own login and the syncs that use this role tell.
+    fn logins(&self, role: &VaultAwsRole, verdicts: &[Verdict]) -> Logins {
+        let mut logins = Logins::default();
+        if let Some(own) = verdicts.iter().find(|verdict| verdict.kind == LOGIN_VERIFIED) {
+            let who = Some("the operator".to_owned());
+            if own.holds == Some(true) {
+                logins.good = who;
+            } else if aws_refusal(&own.message) == AwsRefusal::PrincipalMismatch {
+                logins.refused = who;
+            }
+        }
+        for sync in self.stores.syncs.select(|sync| {
+            sync.namespace() == role.namespace() && sync.role_name() == Some(role.name_any())
+        }) {
+            let status = sync.status.as_ref();
+            let ready = status.and_then(|status| condition::find(&status.conditions, READY));
+            let slot = match ready {
+                Some(ready) if ready.status == "True" => &mut logins.good,
+                Some(ready) if aws_refusal(&ready.message) == AwsRefusal::PrincipalMismatch => {
+                    &mut logins.refused
+                }
+                Some(_) | None => continue,
+            };
+            // The first by name, so that the message stays the same.
+            let name = format!("VaultCertSync `{}`", sync.name_any());
+            if slot.as_ref().is_none_or(|first| name < *first) {
+                *slot = Some(name);
+            }
+        }
+        logins
     }
 
     /// Why nothing may be written. Tenants are not told whose it is; the log is.
@@ -339,7 +516,8 @@ async fn read_back(vault: &Caller, desired: &Desired) -> Result<Observed, Error>
         role: observe::read_role(vault, &desired.names).await?,
         policy: Some(desired.policy.clone()),
     };
-    let rest = plan::plan(desired, &observed);
+    // Looking the principals up is done with one write.
+    let rest = plan::plan(&Desired { rebind: false, ..desired.clone() }, &observed);
     if rest.steps.is_empty() {
         Ok(observed)
     } else {
@@ -347,77 +525,24 @@ async fn read_back(vault: &Caller, desired: &Desired) -> Result<Observed, Error>
     }
 }
 
-/// What a pass that came to its end tells.
-fn outcome(
-    role: &VaultAwsRole,
-    desired: &Desired,
-    settled: &Observed,
-    plan: &Plan,
-    now: Timestamp,
-) -> Outcome<VaultAwsRoleStatus> {
-    let Names { mount, role: name, policy } = &desired.names;
-    let (progress, verdict) = if plan.stuck.is_empty() {
-        let message =
-            format!("role `{name}` at auth/{mount} and policy `{policy}` are as declared");
-        (Progress::Done, Verdict::yes(READY, RoleReason::Ready.as_str(), message))
-    } else {
-        let message = format!(
-            "Vault never changes {} of an existing role: delete role `{name}` at auth/{mount} to have \
-             it written anew",
-            plan.stuck.join(", ")
-        );
-        (Progress::Stalled, Verdict::no(READY, RoleReason::RecreateNeeded.as_str(), message))
-    };
-    Outcome {
-        status: status(role, desired, settled, plan, now),
-        progress,
-        verdicts: vec![verdict],
-        notes: deed(role, plan).into_iter().collect(),
-        next: Next::Tick(role.spec.drift_interval.duration()),
-    }
-}
+/// The most policies of a role that are read to see whose it is.
+const MARKS_READ: usize = 16;
 
-fn status(
-    role: &VaultAwsRole,
-    desired: &Desired,
-    settled: &Observed,
-    plan: &Plan,
-    now: Timestamp,
-) -> VaultAwsRoleStatus {
-    let previous = role.status.clone().unwrap_or_default();
-    let in_vault = settled.role.clone().unwrap_or_default();
-    let change = (!plan.steps.is_empty()).then(|| LastChange {
-        time: now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        what: plan.summary(),
-    });
-    VaultAwsRoleStatus {
-        vault_role: Some(desired.names.role.clone()),
-        policy_name: Some(desired.names.policy.clone()),
-        policy_sha256: Some(policy::fingerprint(&desired.policy)),
-        role_id: Some(in_vault.role_id).filter(|id| !id.is_empty()),
-        bound_principal_ids: in_vault.bound_iam_principal_id,
-        paths: desired.paths.clone(),
-        last_change: change.or(previous.last_change),
-        login: Some(desired.login.clone()),
-        observed_generation: previous.observed_generation,
-        conditions: previous.conditions,
+/// The marks on the policies that a role names, of those that we may read.
+async fn marks(vault: &Caller, names: &Names, observed: &Observed) -> Result<Vec<Marker>, Error> {
+    let mut found = Vec::new();
+    let named = observed.role.iter().flat_map(|role| &role.token_policies);
+    let mut named: Vec<String> = named.map(|name| name.trim().to_ascii_lowercase()).collect();
+    named.retain(|name| *name != names.policy);
+    named.dedup();
+    for name in named.iter().take(MARKS_READ) {
+        match policies::read(vault, name).await {
+            Ok(text) => found.extend(text.as_deref().and_then(Marker::parse)),
+            Err(error) if error.is_denied() => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-}
-
-/// What was done, told once: it was new, or the spec changed, or somebody had changed it in Vault.
-fn deed(role: &VaultAwsRole, plan: &Plan) -> Option<Note> {
-    if plan.steps.is_empty() {
-        return None;
-    }
-    let status = role.status.as_ref();
-    let reason = if status.is_none_or(|status| status.vault_role.is_none()) {
-        RoleReason::Created
-    } else if status.map(|status| status.observed_generation) != role.metadata.generation {
-        RoleReason::Updated
-    } else {
-        RoleReason::Corrected
-    };
-    Some(Note { warning: false, reason: reason.as_str(), message: plan.summary() })
+    Ok(found)
 }
 
 /// Whether a former pass wrote the role.
@@ -465,71 +590,6 @@ const SHARED: [BackendReason; 5] = [
     BackendReason::VaultError,
 ];
 
-/// A role that was as declared stays so while Vault cannot be asked; `None` if it was not.
-fn still_ready(role: &VaultAwsRole, next: Next) -> Option<Outcome<VaultAwsRoleStatus>> {
-    let status = role.status.clone()?;
-    let ready = condition::find(&status.conditions, READY)?;
-    let current = Some(status.observed_generation) == role.metadata.generation;
-    if !current || ready.status != "True" {
-        return None;
-    }
-    let verdict = Verdict::yes(READY, RoleReason::Ready.as_str(), ready.message.clone());
-    Some(Outcome {
-        status,
-        progress: Progress::Done,
-        verdicts: vec![verdict],
-        notes: Vec::new(),
-        next,
-    })
-}
-
-/// Why a pass ends before anything is written, though nothing went wrong.
-struct Hold {
-    reason: RoleReason,
-    message: String,
-    progress: Progress,
-    next: Next,
-    /// Whether many resources meet it at once, and this one's last state still stands.
-    is_shared: bool,
-    /// The backend, if it has what is written taken away.
-    withdrawn: Option<Arc<VaultAwsBackend>>,
-}
-
-impl Hold {
-    /// For something in Kubernetes that wakes this resource when it changes.
-    fn waiting(reason: RoleReason, message: String) -> Self {
-        let (progress, next) = (Progress::Waiting, Next::WhenChanged);
-        Self { reason, message, progress, next, is_shared: false, withdrawn: None }
-    }
-
-    fn outcome(self, role: &VaultAwsRole) -> Outcome<VaultAwsRoleStatus> {
-        Outcome {
-            status: role.status.clone().unwrap_or_default(),
-            progress: self.progress,
-            verdicts: vec![Verdict::no(READY, self.reason.as_str(), self.message)],
-            notes: Vec::new(),
-            next: self.next,
-        }
-    }
-}
-
-impl From<Refusal> for Hold {
-    fn from(refusal: Refusal) -> Self {
-        let progress = match refusal {
-            // A rule of the backend, or a label of the namespace, can grant it at any time.
-            Refusal::Tenancy(_) => Progress::Waiting,
-            // Vault may be updated.
-            Refusal::Unsafe(_) => Progress::Waiting,
-            Refusal::Naming(_) | Refusal::OperatorRole { .. } | Refusal::OperatorPolicy { .. } => {
-                Progress::Stalled
-            }
-        };
-        let (reason, message) = (refusal.reason(), refusal.to_string());
-        let next = Next::WhenChanged;
-        Self { reason, message, progress, next, is_shared: false, withdrawn: None }
-    }
-}
-
 /// Why something of ours may still be in Vault.
 struct Remains {
     reason: &'static str,
@@ -552,7 +612,7 @@ impl Remains {
         Outcome {
             status: role.status.clone().unwrap_or_default(),
             progress: Progress::Waiting,
-            verdicts: vec![Verdict::no(READY, self.reason, self.message)],
+            verdicts: with_others(Verdict::no(READY, self.reason, self.message), role),
             notes: Vec::new(),
             next: Next::In(CLEANUP_RETRY),
         }
@@ -580,288 +640,18 @@ fn overdue(role: &VaultAwsRole, timeout: Duration, now: Timestamp) -> bool {
     Duration::try_from(now.duration_since(deleted.0)).is_ok_and(|waited| waited >= timeout)
 }
 
-/// What goes wrong in a pass.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The operator has no session in the backend's Vault.
-    #[error(transparent)]
-    Connection(#[from] connection::Error),
-    /// Vault, or AWS behind it, did not do what was asked; the error says what that was.
-    #[error(transparent)]
-    Vault(#[from] vault::Error),
-    /// Vault took a write and has something else.
-    #[error(
-        "role `{role}` was written, but Vault reads back something else; left to do: {differs}"
-    )]
-    ReadBack {
-        /// Name of the role.
-        role: String,
-        /// What would still have to be done.
-        differs: String,
-    },
-}
-
-impl Error {
-    /// The operator's token is dead: another login can help.
-    fn is_token_invalid(&self) -> bool {
-        matches!(self, Self::Vault(error) if error.is_token_invalid())
-    }
-
-    fn role_reason(&self) -> RoleReason {
-        use connection::Error as Connection;
-        match self {
-            // The backend says these of itself, in its own words.
-            Self::Connection(
-                Connection::Kubernetes { .. }
-                | Connection::KubernetesTimeout { .. }
-                | Connection::Reference { .. }
-                | Connection::Unusable { .. }
-                | Connection::Signing(_)
-                | Connection::Settings(_),
-            ) => RoleReason::BackendNotReady,
-            Self::Connection(error) => documented(error.reason()),
-            Self::Vault(error) => match error.aws_refusal() {
-                Some(refusal) => refused(refusal),
-                None => documented(error.reason()),
-            },
-            Self::ReadBack { .. } => RoleReason::VaultRefused,
-        }
-    }
-}
-
-impl Fault for Error {
-    fn reason(&self) -> &'static str {
-        self.role_reason().as_str()
-    }
-
-    fn retry(&self) -> Retry {
-        match self {
-            // The backend's spec is to be changed, not this resource's.
-            Self::Connection(connection::Error::Settings(_) | connection::Error::Signing(_)) => {
-                Retry::Slowly
-            }
-            Self::Connection(error) => error.retry(),
-            Self::Vault(error) => error.retry(),
-            // Another writer, or a standby that is behind.
-            Self::ReadBack { .. } => Retry::Soon,
-        }
-    }
-
-    fn is_shared(&self) -> bool {
-        match self {
-            Self::Connection(error) => error.is_shared(),
-            Self::Vault(error) => error.is_shared(),
-            Self::ReadBack { .. } => false,
-        }
-    }
-}
-
-/// The reason of that name. A dead token is the operator's login to renew.
-fn documented(word: &str) -> RoleReason {
-    match word {
-        "TokenInvalid" => RoleReason::LoginFailed,
-        word => RoleReason::ALL
-            .iter()
-            .copied()
-            .find(|reason| reason.as_str() == word)
-            .unwrap_or(RoleReason::VaultError),
-    }
-}
-
-/// What AWS, or Vault's AWS method, did not like about the write of a role.
-fn refused(refusal: AwsRefusal) -> RoleReason {
-    match refusal {
-        AwsRefusal::PrincipalNotFound => RoleReason::PrincipalNotFound,
-        AwsRefusal::NoStsConfiguration => RoleReason::NoStsConfiguration,
-        AwsRefusal::BadVaultAwsKeys => RoleReason::BadVaultAwsKeys,
-        AwsRefusal::VaultAwsDenied => RoleReason::VaultAwsDenied,
-        AwsRefusal::StsUnreachable => RoleReason::StsUnreachable,
-        AwsRefusal::Throttled => RoleReason::AwsThrottled,
-        AwsRefusal::PrincipalInvalid
-        | AwsRefusal::PrincipalMismatch
-        | AwsRefusal::EntryNotFound
-        | AwsRefusal::AuthTypeMismatch
-        | AwsRefusal::RegionMismatch
-        | AwsRefusal::ServerIdMismatch
-        | AwsRefusal::HeaderRefused
-        | AwsRefusal::SignatureExpired
-        | AwsRefusal::SignatureRefused
-        | AwsRefusal::CredentialsInvalid
-        | AwsRefusal::NotReady
-        | AwsRefusal::Other => RoleReason::VaultRefused,
-    }
-}
-
-impl Status for VaultAwsRoleStatus {
-    fn conditions(&self) -> &[Condition] {
-        &self.conditions
-    }
-
-    fn conclude(&mut self, conditions: Vec<Condition>, observed_generation: i64) {
-        self.conditions = conditions;
-        self.observed_generation = observed_generation;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
     use crate::{
-        role::desired::tests::{backend, desired, role},
-        vault::Cause,
+        role::{
+            desired::tests::{backend, role},
+            report::tests::{now, written},
+        },
+        vault::{self, Cause},
     };
-
-    const NOW: &str = "2026-03-01T12:00:00.123456Z";
-
-    fn now() -> Timestamp {
-        NOW.parse().unwrap()
-    }
-
-    fn in_vault(id: &str) -> Observed {
-        let role = plan::tests::role(json!({"role_id": id}));
-        Observed { role: Some(role), policy: Some(desired(json!({}), json!({})).policy) }
-    }
-
-    /// The outcome of a pass over this resource that found this in Vault and then made it right.
-    fn after(resource: &VaultAwsRole, found: &Observed) -> Outcome<VaultAwsRoleStatus> {
-        let desired = desired(json!({}), json!({}));
-        let plan = plan::plan(&desired, found);
-        let settled = if plan.steps.is_empty() { found.clone() } else { in_vault("id-1") };
-        outcome(resource, &desired, &settled, &plan, now())
-    }
-
-    fn written(status: Value) -> VaultAwsRole {
-        let mut resource = role("web", json!({}));
-        let mut known = json!({
-            "observedGeneration": 1,
-            "vaultRole": "web",
-            "policyName": "vaultaws-web-policy",
-            "roleId": "id-1",
-            "lastChange": {"time": "2026-01-01T00:00:00Z", "what": "write role web"},
-        });
-        for (key, value) in status.as_object().unwrap() {
-            known[key] = value.clone();
-        }
-        resource.status = Some(serde_json::from_value(known).unwrap());
-        resource
-    }
-
-    fn notes(outcome: &Outcome<VaultAwsRoleStatus>) -> Vec<(&str, &str)> {
-        outcome.notes.iter().map(|note| (note.reason, note.message.as_str())).collect()
-    }
-
-    #[test]
-    fn a_new_role_is_told_of_with_all_that_a_client_needs() {
-        let outcome = after(&role("web", json!({})), &Observed::default());
-        assert_eq!(outcome.progress, Progress::Done);
-        assert_eq!(
-            notes(&outcome),
-            [("Created", "write policy vaultaws-web-policy; write role web")]
-        );
-        assert_eq!(
-            serde_json::to_value(&outcome.status).unwrap(),
-            json!({
-                "observedGeneration": 0,
-                "vaultRole": "web",
-                "policyName": "vaultaws-web-policy",
-                "policySha256": policy::fingerprint(&desired(json!({}), json!({})).policy),
-                "roleId": "id-1",
-                "paths": [
-                    "secret/data/certs/111122223333/web/*",
-                    "secret/metadata/certs/111122223333/web/*",
-                    "secret/metadata/certs/111122223333/web/",
-                ],
-                "lastChange": {
-                    "time": "2026-03-01T12:00:00Z",
-                    "what": "write policy vaultaws-web-policy; write role web",
-                },
-                "login": "vault login -method=aws role=web header_value=vault.example.com",
-            })
-        );
-    }
-
-    #[test]
-    fn an_unchanged_pass_tells_nothing_and_keeps_the_last_change() {
-        let resource = written(json!({}));
-        let outcome = after(&resource, &in_vault("id-1"));
-        assert_eq!(notes(&outcome), []);
-        assert_eq!(outcome.status.last_change, resource.status.unwrap().last_change);
-        assert_eq!(outcome.verdicts[0].reason, "Ready");
-        assert_eq!(outcome.next, Next::Tick(Duration::from_secs(900)));
-    }
-
-    #[test]
-    fn drift_is_told_as_a_correction_that_names_the_fields() {
-        let mut found = in_vault("id-1");
-        found.role = Some(plan::tests::role(json!({"role_id": "id-1", "token_policies": ["x"]})));
-        let outcome = after(&written(json!({})), &found);
-        assert_eq!(notes(&outcome), [("Corrected", "write role web: token_policies")]);
-    }
-
-    #[test]
-    fn a_role_that_was_deleted_by_hand_is_corrected_and_not_created() {
-        let outcome = after(&written(json!({})), &Observed::default());
-        assert_eq!(notes(&outcome)[0].0, "Corrected");
-    }
-
-    #[test]
-    fn a_role_whose_first_write_failed_after_its_policy_is_still_new() {
-        let mut resource = role("web", json!({}));
-        resource.status = Some(serde_json::from_value(json!({"observedGeneration": 1})).unwrap());
-        let found = Observed { role: None, ..in_vault("id-1") };
-        assert_eq!(notes(&after(&resource, &found)), [("Created", "write role web")]);
-    }
-
-    #[test]
-    fn a_new_generation_is_told_as_an_update() {
-        let mut found = in_vault("id-1");
-        found.policy = Some(found.policy.unwrap() + "\n");
-        let outcome = after(&written(json!({"observedGeneration": 0})), &found);
-        assert_eq!(notes(&outcome), [("Updated", "write policy vaultaws-web-policy")]);
-    }
-
-    #[test]
-    fn what_vault_never_changes_stalls_the_role_and_is_looked_at_again() {
-        let mut found = in_vault("id-1");
-        found.role =
-            Some(plan::tests::role(json!({"role_id": "id-1", "resolve_aws_unique_ids": true})));
-        let outcome = after(&written(json!({})), &found);
-        assert_eq!(outcome.progress, Progress::Stalled);
-        assert_eq!(
-            outcome.verdicts,
-            [Verdict::no(
-                "Ready",
-                "RecreateNeeded",
-                "Vault never changes resolve_aws_unique_ids of an existing role: delete role `web` \
-                 at auth/aws to have it written anew"
-            )]
-        );
-        assert_eq!(outcome.next, Next::Tick(Duration::from_secs(900)));
-    }
-
-    #[test]
-    fn a_denied_tenant_keeps_the_status_of_what_is_written() {
-        let resource = written(json!({}));
-        let denied =
-            Desired::parse(&resource, &backend(json!({"tenancy": []})), resource.labels(), "c");
-        let outcome = Hold::from(denied.unwrap_err()).outcome(&resource);
-        assert_eq!(outcome.progress, Progress::Waiting);
-        assert_eq!(outcome.verdicts[0].reason, "TenancyDenied");
-        assert_eq!(Some(outcome.status), resource.status);
-        assert_eq!(outcome.next, Next::WhenChanged);
-    }
-
-    #[test]
-    fn a_spec_that_cannot_be_stalls_the_role() {
-        let resource = role("web", json!({"iamRole": "root"}));
-        let refused =
-            Desired::parse(&resource, &backend(json!({})), resource.labels(), "c").unwrap_err();
-        let outcome = Hold::from(refused).outcome(&resource);
-        assert_eq!(outcome.progress, Progress::Stalled);
-        assert_eq!(outcome.verdicts[0].reason, "ReservedName");
-    }
 
     fn with_status(status: Value) -> VaultAwsBackend {
         let mut backend = backend(json!({}));
@@ -956,46 +746,5 @@ mod tests {
             [Verdict::no("Ready", "VaultSealed", "deleting role `web`: Vault is sealed")]
         );
         assert_eq!(outcome.next, Next::In(CLEANUP_RETRY));
-    }
-
-    #[test]
-    fn a_refusal_of_aws_has_its_own_reason() {
-        let reason = |text: &str| {
-            let cause = Cause::Refused { status: 400, message: text.into() };
-            Error::Vault(vault::Error::new("writing role `web`", cause)).reason()
-        };
-        let resolve = |why: &str| {
-            format!(
-                "unable to resolve ARN \"arn:aws:iam::111122223333:role/web\" to internal ID: {why}"
-            )
-        };
-        assert_eq!(reason(&resolve("NoSuchEntity: Role web not found.")), "PrincipalNotFound");
-        assert_eq!(
-            reason(&resolve("no STS configuration found for account ID \"1\"")),
-            "NoStsConfiguration"
-        );
-        assert_eq!(reason(&resolve("SignatureDoesNotMatch: x")), "BadVaultAwsKeys");
-        assert_eq!(reason(&resolve("AccessDenied: x")), "VaultAwsDenied");
-        assert_eq!(reason(&resolve("RequestError: send request failed")), "StsUnreachable");
-        assert_eq!(reason(&resolve("Throttling: Rate exceeded")), "AwsThrottled");
-        assert_eq!(reason("at least one bound parameter should be specified"), "VaultRefused");
-    }
-
-    #[test]
-    fn every_reason_of_vault_is_a_documented_one() {
-        let timeout = Cause::Timeout { after: Duration::from_secs(10), asks_aws: false };
-        for (cause, reason) in [
-            (timeout, "VaultTimeout"),
-            (Cause::Sealed, "VaultSealed"),
-            (Cause::NoActiveNode, "VaultSealed"),
-            (Cause::TokenInvalid, "LoginFailed"),
-            (Cause::Denied, "VaultDenied"),
-            (Cause::NotFound { message: "x".into() }, "VaultRefused"),
-            (Cause::Malformed { what: "x".into() }, "VaultAnswerMalformed"),
-            (Cause::Server { status: 500, message: None }, "VaultError"),
-        ] {
-            let error = Error::Vault(vault::Error::new("reading role `web`", cause));
-            assert_eq!(error.reason(), reason);
-        }
     }
 }

@@ -1,8 +1,8 @@
 //! What is not asked of a Vault whose version has known defects. Pure.
 //!
-//! The backend's condition `VersionSafe` says whether it has. While it is False, nothing is written by
-//! which one account's role could pass for another's: no wildcard principal, and no unique ID of an
-//! account that Vault has no role of its own to ask in.
+//! The backend's condition `VersionSafe` says whether it has. Until it is True there are no wildcard
+//! principals, and while it is False no unique IDs of an account that Vault has no role of its own to
+//! ask in: by both, one account's role could pass for another's.
 
 use crate::{controller::condition::find, crd::VaultAwsBackend};
 
@@ -22,8 +22,7 @@ pub struct Asked<'a> {
 pub enum Unsafe {
     /// A wildcard.
     #[error(
-        "this Vault has known defects (condition VersionSafe of the backend): no wildcard principals \
-         before it is updated"
+        "wildcards in principals need a backend that is VersionSafe: an older Vault may let others in"
     )]
     Wildcard,
     /// Unique IDs of an account that Vault cannot ask in.
@@ -42,18 +41,15 @@ pub enum Unsafe {
 /// Which account is Vault's own is not known, so an account is foreign unless `auth.accounts` has it.
 ///
 /// # Errors
-/// [`Unsafe`] while `VersionSafe` is False; a version that could not be judged is not held back.
+/// [`Unsafe`] says what has to wait for another version, or for an account's entry.
 pub fn permits(backend: &VaultAwsBackend, asked: &Asked<'_>) -> Result<(), Unsafe> {
     let conditions = backend.status.as_ref().map(|status| status.conditions.as_slice());
-    let judged = find(conditions.unwrap_or_default(), "VersionSafe");
-    if judged.is_none_or(|judged| judged.status != "False") {
-        return Ok(());
-    }
+    let safe = find(conditions.unwrap_or_default(), "VersionSafe").map(|safe| safe.status.as_str());
     let has_entry =
         backend.spec.auth.accounts.iter().any(|entry| entry.account_id == asked.account);
-    if asked.wildcard {
+    if asked.wildcard && safe != Some("True") {
         Err(Unsafe::Wildcard)
-    } else if asked.unique_ids && !has_entry {
+    } else if asked.unique_ids && safe == Some("False") && !has_entry {
         Err(Unsafe::UniqueIds { account: asked.account.to_owned() })
     } else {
         Ok(())
@@ -94,8 +90,9 @@ mod tests {
     }
 
     #[test]
-    fn a_version_with_defects_gets_no_wildcard() {
+    fn a_version_that_is_not_known_to_be_safe_gets_no_wildcard() {
         assert_eq!(judge("False", true, false, true), "wildcard");
+        assert_eq!(judge("Unknown", true, false, true), "wildcard");
         assert_eq!(judge("True", true, false, false), "ok");
     }
 
@@ -107,8 +104,8 @@ mod tests {
     }
 
     #[test]
-    fn exact_arns_are_never_held_back_nor_is_a_version_that_nobody_can_judge() {
+    fn exact_arns_are_never_held_back_nor_ids_where_nobody_can_judge_the_version() {
         assert_eq!(judge("False", false, false, false), "ok");
-        assert_eq!(judge("Unknown", true, true, false), "ok");
+        assert_eq!(judge("Unknown", false, true, false), "ok");
     }
 }

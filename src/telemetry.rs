@@ -5,7 +5,7 @@
 //! be a secret: no error text, no body, no header.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::{
         Arc, Mutex, OnceLock,
@@ -175,6 +175,9 @@ fn patient() -> Histogram {
     Histogram::new([0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0])
 }
 
+/// The kind of refusals of single certificates; one sync has many.
+pub const CERTIFICATE: &str = "Certificate";
+
 /// Every metric. A cheap handle.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -268,20 +271,23 @@ impl Metrics {
 
     /// A resource's conditions, `Ready` first, as they stand now.
     pub fn reported(&self, kind: &str, uid: &str, conditions: &[Condition]) {
-        let mut resources = lock(&self.inner.state.resources);
         let standing = Standing {
             reason: conditions.first().map_or_else(|| "Unknown".into(), |c| bounded(&c.reason)),
             conditions: conditions
                 .iter()
                 .map(|c| (bounded(&c.type_), bounded(&c.status)))
                 .collect(),
+            isolation: conditions
+                .iter()
+                .find(|c| c.type_ == "Isolated")
+                .map(|c| bounded(&c.reason)),
         };
-        resources.entry(kind.to_owned()).or_default().insert(uid.into(), standing);
+        lock(&self.inner.state.resources).put(kind, uid, standing);
     }
 
     /// A resource is gone.
     pub fn forgotten(&self, kind: &str, uid: &str) {
-        if let Some(known) = lock(&self.inner.state.resources).get_mut(kind) {
+        if let Some(known) = lock(&self.inner.state.resources).by_kind.get_mut(kind) {
             known.remove(uid);
         }
     }
@@ -316,7 +322,8 @@ impl Metrics {
         self.inner.logins.get_or_create(&ResultLabel { result }).inc();
     }
 
-    /// Something was refused: a certificate, a spec, a tenant.
+    /// A resource, or a single certificate ([`CERTIFICATE`]), came to be not as it is meant, for a
+    /// reason that it had not before.
     pub fn refused(&self, kind: &str, reason: &'static str) {
         self.inner.refusals.get_or_create(&ReasonLabels { kind: kind.to_owned(), reason }).inc();
     }
@@ -350,7 +357,8 @@ impl Metrics {
         lock(&self.inner.state.syncs).entry(key).or_default().certificates = held;
     }
 
-    /// The source of a sync was read.
+    /// The source of a sync was read. What the process has not read itself counts as read when it
+    /// began, as it does for `Stale`.
     pub fn source_read(&self, namespace: &str, sync: &str, at: Timestamp) {
         let key = (namespace.into(), sync.into());
         lock(&self.inner.state.syncs).entry(key).or_default().read = Some(at.as_second());
@@ -407,7 +415,11 @@ impl Inner {
             self.limiter_wait.clone(),
         );
         list.register("logins", "Logins to Vault by result", self.logins.clone());
-        list.register("refusals", "What was refused, by kind and reason", self.refusals.clone());
+        list.register(
+            "refusals",
+            "How often a resource, or a single certificate, came to be refused, by kind and reason",
+            self.refusals.clone(),
+        );
         list.register(
             "orphans",
             "Finalizers let go although something may be left in Vault",
@@ -429,18 +441,49 @@ impl Inner {
 struct State {
     certificate_expiry: bool,
     leadership: OnceLock<Leadership>,
-    /// Kind → UID → standing.
-    resources: Mutex<HashMap<String, HashMap<Box<str>, Standing>>>,
+    resources: Mutex<Resources>,
     syncs: Mutex<BTreeMap<SyncName, Syncing>>,
 }
 
 /// Namespace and name.
 type SyncName = (Box<str>, Box<str>);
 
-#[derive(Debug)]
+/// How each resource stands. Thousands stand alike, and share one text of it.
+#[derive(Debug, Default)]
+struct Resources {
+    /// Kind → UID → standing.
+    by_kind: HashMap<String, HashMap<Box<str>, Arc<Standing>>>,
+    standings: HashSet<Arc<Standing>>,
+}
+
+impl Resources {
+    fn put(&mut self, kind: &str, uid: &str, standing: Standing) {
+        if self.standings.len() > SERIES_LIMIT {
+            self.standings.retain(|one| Arc::strong_count(one) > 1);
+        }
+        let shared = self.standings.get(&standing).cloned().unwrap_or_else(|| {
+            let new = Arc::new(standing);
+            self.standings.insert(Arc::clone(&new));
+            new
+        });
+        let Some(known) = self.by_kind.get_mut(kind) else {
+            let known = HashMap::from([(uid.into(), shared)]);
+            self.by_kind.insert(kind.to_owned(), known);
+            return;
+        };
+        match known.get_mut(uid) {
+            Some(held) => *held = shared,
+            None => drop(known.insert(uid.into(), shared)),
+        }
+    }
+}
+
+#[derive(Debug, Eq, Hash, PartialEq)]
 struct Standing {
     reason: Box<str>,
     conditions: Box<[(Box<str>, Box<str>)]>,
+    /// Reason of `Isolated`.
+    isolation: Option<Box<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -485,7 +528,8 @@ impl Collector for State {
             gauge(&mut encoder, "certificate_expiry_timestamp", help, unit, expiries)?;
         }
         let oldest = syncs.values().filter_map(|sync| sync.read).min();
-        let help = "When the source that was not read for the longest time was last read";
+        let help = "When the source that was not read for the longest time was last read; \
+                    at the earliest when the process began";
         let unit = Some(&Unit::Seconds);
         let none: [(&str, &str); 0] = [];
         let oldest = oldest.into_iter().map(|read| (none, read));
@@ -498,9 +542,13 @@ impl State {
         let resources = lock(&self.resources);
         let mut reasons: BTreeMap<(&str, &str), i64> = BTreeMap::new();
         let mut conditions: BTreeMap<(&str, &str, &str), i64> = BTreeMap::new();
-        for (kind, known) in resources.iter() {
+        let mut verdicts: BTreeMap<&str, i64> = BTreeMap::new();
+        for (kind, known) in &resources.by_kind {
             for standing in known.values() {
                 *reasons.entry((kind, &standing.reason)).or_default() += 1;
+                if let Some(verdict) = &standing.isolation {
+                    *verdicts.entry(verdict).or_default() += 1;
+                }
                 for (condition, status) in &standing.conditions {
                     *conditions.entry((kind, condition, status)).or_default() += 1;
                 }
@@ -511,6 +559,9 @@ impl State {
             .take(SERIES_LIMIT)
             .map(|((kind, reason), count)| ([("kind", kind), ("reason", reason)], count));
         gauge(encoder, "resources", "Resources by kind and reason of Ready", None, reasons)?;
+        let verdicts = verdicts.into_iter().take(SERIES_LIMIT);
+        let verdicts = verdicts.map(|(reason, count)| ([("reason", reason)], count));
+        gauge(encoder, "isolation", "Roles by the verdict on their isolation", None, verdicts)?;
         let conditions = conditions.into_iter().take(SERIES_LIMIT).map(|(labels, count)| {
             let (kind, condition, status) = labels;
             ([("kind", kind), ("condition", condition), ("status", status)], count)
@@ -601,6 +652,28 @@ mod tests {
     }
 
     #[test]
+    fn roles_are_counted_by_the_verdict_on_their_isolation() {
+        let metrics = Metrics::new(false);
+        let judged = |reason: &str| {
+            let mut conditions = ready("Ready");
+            let isolated = Condition { type_: "Isolated".into(), ..ready(reason)[0].clone() };
+            conditions.push(isolated);
+            conditions
+        };
+        metrics.reported("VaultAwsRole", "a", &judged("Isolated"));
+        metrics.reported("VaultAwsRole", "b", &judged("Isolated"));
+        metrics.reported("VaultAwsRole", "b", &judged("SudoGranted"));
+        metrics.reported("VaultAwsRole", "c", &ready("Ready"));
+        assert_eq!(
+            lines(&metrics, "vault_aws_isolation"),
+            [
+                r#"vault_aws_isolation{reason="Isolated"} 1"#,
+                r#"vault_aws_isolation{reason="SudoGranted"} 1"#,
+            ]
+        );
+    }
+
+    #[test]
     fn a_certificate_has_a_series_of_its_own_only_if_asked_for() {
         for (asked, series) in [(true, 1), (false, 0)] {
             let metrics = Metrics::new(asked);
@@ -647,6 +720,7 @@ mod tests {
         metrics.vault_request("role-read", "ok", Duration::from_millis(3));
         metrics.limiter_waited(Duration::from_millis(1));
         metrics.login("denied");
+        metrics.refused(CERTIFICATE, "Expired");
         metrics.watch_progressed("VaultAwsRole", Timestamp::from_second(5).expect("a time"));
         for line in [
             r#"vault_aws_passes_total{kind="VaultAwsRole",result="done"} 1"#,
@@ -655,6 +729,7 @@ mod tests {
             r#"vault_aws_vault_request_duration_seconds_count{operation="role-read"} 1"#,
             "vault_aws_limiter_wait_seconds_count 1",
             r#"vault_aws_logins_total{result="denied"} 1"#,
+            r#"vault_aws_refusals_total{kind="Certificate",reason="Expired"} 1"#,
             r#"vault_aws_watch_progress_timestamp_seconds{kind="VaultAwsRole"} 5.0"#,
         ] {
             assert_eq!(lines(&metrics, line), [line]);

@@ -7,7 +7,12 @@ use std::{collections::BTreeMap, fmt};
 
 use kube::core::{Selector, SelectorExt};
 
-use crate::crd::{IdentityKind, Namespaces, TenancyRule};
+use crate::{
+    crd::{
+        Adopt, AuthType, Capability, IamKind, IdentityKind, Namespaces, PathRule, Span, TenancyRule,
+    },
+    vault::acl::Pattern,
+};
 
 /// What a resource asks of a backend.
 #[derive(Clone, Copy, Debug)]
@@ -18,10 +23,66 @@ pub struct Request<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// AWS account, twelve digits.
     pub account: &'a str,
-    /// Friendly name of the IAM role.
-    pub iam_role: &'a str,
-    /// How the AWS identity is got; `None` for a VaultAwsRole, which needs none.
+    /// Kind and friendly name of the IAM principal.
+    pub iam: (IamKind, &'a str),
+    /// How the AWS identity is got; `None` where none is needed.
     pub identity: Option<IdentityKind>,
+    /// What a VaultAwsRole asks for beyond its own certificates; nothing for a VaultCertSync.
+    pub beyond: Beyond<'a>,
+}
+
+/// What a VaultAwsRole may ask for beyond its own IAM principal and its certificates.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beyond<'a> {
+    /// The principals that are bound in its place.
+    pub principals: &'a [Names],
+    /// How clients log in.
+    pub auth_type: AuthType,
+    /// Whether EC2 instances are inferred from the names of sessions.
+    pub inference: bool,
+    /// The name in Vault that it gives itself.
+    pub vault_name: Option<&'a str>,
+    /// How far it would take over what stands in Vault.
+    pub adopt: Adopt,
+    /// Policies of Vault.
+    pub policies: &'a [String],
+    /// Paths in its own policy.
+    pub extra_rules: &'a [PathRule],
+    /// Durations of its tokens, by their field.
+    pub token_times: &'a [(&'static str, Span)],
+}
+
+/// Friendly names of IAM principals of one kind.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Names {
+    /// Roles or users.
+    pub kind: IamKind,
+    /// The name, or what all the names begin with.
+    pub name: String,
+    /// Whether it is a beginning.
+    pub is_prefix: bool,
+}
+
+impl Names {
+    fn is_granted(&self, rule: &TenancyRule) -> bool {
+        let patterns = match self.kind {
+            IamKind::Role => &rule.iam_roles,
+            IamKind::User => &rule.iam_users,
+        };
+        patterns.iter().any(|pattern| match (self.is_prefix, pattern.strip_suffix('*')) {
+            (true, Some(prefix)) => self.name.starts_with(prefix),
+            (true, None) => false,
+            (false, _) => matches(pattern, &self.name),
+        })
+    }
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, name, is_prefix } = self;
+        let (plural, star) = if *is_prefix { ("s", "*") } else { ("", "") };
+        write!(f, "IAM {}{plural} `{name}{star}`", kind.as_str())
+    }
 }
 
 /// Why nothing was granted. Tells a tenant of the rules that name his own namespace and of no others.
@@ -67,15 +128,7 @@ pub fn grant<'a>(
 ) -> Result<&'a TenancyRule, Denied> {
     let mut lacks = Vec::new();
     for rule in rules.iter().filter(|rule| names(&rule.namespaces, request)) {
-        let what = if !rule.accounts.iter().any(|account| account == request.account) {
-            format!("account {}", request.account)
-        } else if !rule.iam_roles.iter().any(|pattern| matches(pattern, request.iam_role)) {
-            format!("IAM role `{}`", request.iam_role)
-        } else if let Some(kind) = request.identity.filter(|kind| !rule.identities.contains(kind)) {
-            format!("identity {}", kind.as_str())
-        } else {
-            return Ok(rule);
-        };
+        let Some(what) = lacking(rule, request) else { return Ok(rule) };
         lacks.push(Lack { rule: rule.name.clone(), what });
     }
     if lacks.is_empty() {
@@ -83,6 +136,79 @@ pub fn grant<'a>(
     } else {
         Err(Denied::Lacking(lacks))
     }
+}
+
+/// The first thing that a rule does not grant.
+fn lacking(rule: &TenancyRule, request: &Request<'_>) -> Option<String> {
+    let Request { account, iam: (kind, name), identity, beyond, .. } = *request;
+    let own = Names { kind, name: name.to_owned(), is_prefix: false };
+    if !rule.accounts.iter().any(|granted| granted == account) {
+        return Some(format!("account {account}"));
+    }
+    if let Some(names) =
+        std::iter::once(&own).chain(beyond.principals).find(|names| !names.is_granted(rule))
+    {
+        return Some(names.to_string());
+    }
+    if let Some(kind) = identity.filter(|kind| !rule.identities.contains(kind)) {
+        return Some(format!("identity {}", kind.as_str()));
+    }
+    if !rule.auth_types.contains(&beyond.auth_type) {
+        return Some(format!("authType {}", beyond.auth_type.as_str()));
+    }
+    if beyond.inference && !rule.allow_inference {
+        return Some("inference".to_owned());
+    }
+    if beyond.principals.iter().any(|names| names.is_prefix) && !rule.allow_wildcard_principals {
+        return Some("wildcards in principals".to_owned());
+    }
+    // As Vault folds names.
+    let folds_to = |pattern: &String, name: &str| {
+        matches(&pattern.to_ascii_lowercase(), &name.to_ascii_lowercase())
+    };
+    if let Some(name) =
+        beyond.vault_name.filter(|name| !rule.names.iter().any(|one| folds_to(one, name)))
+    {
+        return Some(format!("the name `{name}` in Vault"));
+    }
+    if beyond.adopt > rule.adopt {
+        return Some(format!("adopt {}", beyond.adopt.as_str()));
+    }
+    lacking_beyond(rule, beyond)
+}
+
+/// The first of policies, paths and durations that the rule does not grant.
+fn lacking_beyond(rule: &TenancyRule, beyond: Beyond<'_>) -> Option<String> {
+    let policy = beyond.policies.iter().find(|name| !grants_policy(rule, name));
+    if let Some(name) = policy {
+        return Some(format!("policy `{name}`"));
+    }
+    let extra = beyond
+        .extra_rules
+        .iter()
+        .find(|wanted| !rule.extra_rules.iter().any(|granted| covers(granted, wanted)));
+    if let Some(PathRule { path, capabilities }) = extra {
+        let words: Vec<&str> = capabilities.iter().map(|word| word.as_str()).collect();
+        return Some(format!("{} on `{path}`", words.join(", ")));
+    }
+    let longest = rule.max_token_ttl?;
+    let (field, time) = beyond.token_times.iter().find(|(_, time)| *time > longest)?;
+    Some(format!("token.{field} of {time}: maxTokenTtl is {longest}"))
+}
+
+/// Vault folds names of policies.
+fn grants_policy(rule: &TenancyRule, name: &str) -> bool {
+    rule.additional_policies.iter().any(|granted| granted.eq_ignore_ascii_case(name))
+}
+
+/// Whether a grant covers all paths of a wanted rule with all of its capabilities.
+fn covers(granted: &PathRule, wanted: &PathRule) -> bool {
+    let has = |word: &Capability| granted.capabilities.contains(word);
+    wanted.capabilities.iter().all(has)
+        && match (Pattern::parse(&granted.path), Pattern::parse(&wanted.path)) {
+            (Some(granted), Some(wanted)) => granted.covers(&wanted),
+            _ => false,
+        }
 }
 
 /// How many different accounts the rules name; with more than one, role names must tell them apart.
@@ -111,7 +237,7 @@ pub fn selects_everything(namespaces: &Namespaces) -> bool {
 }
 
 /// Case-sensitive, as IAM compares; only a trailing `*` is a wildcard.
-fn matches(pattern: &str, role: &str) -> bool {
+pub fn matches(pattern: &str, role: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(prefix) => role.starts_with(prefix),
         None => pattern == role,
@@ -130,7 +256,16 @@ mod tests {
             namespaces: Namespaces { names: Some(vec![namespace.into()]), selector: None },
             accounts: vec![account.into()],
             iam_roles: vec![role.into()],
+            iam_users: Vec::new(),
+            auth_types: vec![AuthType::Iam],
+            allow_inference: false,
+            allow_wildcard_principals: false,
+            names: Vec::new(),
+            adopt: Adopt::Never,
             identities: vec![IdentityKind::AssumeRole],
+            additional_policies: Vec::new(),
+            extra_rules: Vec::new(),
+            max_token_ttl: None,
         }
     }
 
@@ -139,7 +274,22 @@ mod tests {
         account: &'a str,
         role: &'a str,
     ) -> Request<'a> {
-        Request { namespace: "team-a", labels, account, iam_role: role, identity: None }
+        let iam = (IamKind::Role, role);
+        let beyond = Beyond::default();
+        Request { namespace: "team-a", labels, account, iam, identity: None, beyond }
+    }
+
+    /// What a rule for `web` and `api-*`, changed, does not grant of the role `web` that asks for this.
+    fn lacks(change: impl FnOnce(&mut TenancyRule), beyond: Beyond<'_>) -> Option<String> {
+        let labels = BTreeMap::new();
+        let mut rule = rule("one", "team-a", ONE, "web");
+        rule.iam_roles.push("api-*".into());
+        change(&mut rule);
+        lacking(&rule, &Request { beyond, ..ask(&labels, ONE, "web") })
+    }
+
+    fn named(kind: IamKind, name: &str, is_prefix: bool) -> Names {
+        Names { kind, name: name.into(), is_prefix }
     }
 
     const ONE: &str = "111122223333";
@@ -197,6 +347,76 @@ mod tests {
     }
 
     #[test]
+    fn each_bound_principal_is_granted_by_the_list_of_its_kind() {
+        let with = |change: fn(&mut TenancyRule), names: Names| {
+            lacks(change, Beyond { principals: &[names], ..Beyond::default() })
+        };
+        assert_eq!(with(|_| (), named(IamKind::Role, "api-1", false)), None);
+        assert_eq!(
+            with(|_| (), named(IamKind::Role, "db", false)).as_deref(),
+            Some("IAM role `db`")
+        );
+        let user = || named(IamKind::User, "web", false);
+        assert_eq!(with(|_| (), user()).as_deref(), Some("IAM user `web`"));
+        assert_eq!(with(|rule| rule.iam_users = vec!["web".into()], user()), None);
+    }
+
+    #[test]
+    fn a_wildcard_needs_the_flag_and_a_pattern_that_holds_all_it_could_mean() {
+        let with = |flag: bool, prefix: &str| {
+            let names = [named(IamKind::Role, prefix, true)];
+            lacks(
+                |rule| rule.allow_wildcard_principals = flag,
+                Beyond { principals: &names, ..Beyond::default() },
+            )
+        };
+        assert_eq!(with(true, "api-"), None);
+        assert_eq!(with(true, "api-x"), None);
+        assert_eq!(with(false, "api-").as_deref(), Some("wildcards in principals"));
+        for wider in ["", "a", "api", "web"] {
+            assert!(with(true, wider).is_some(), "{wider}");
+        }
+    }
+
+    #[test]
+    fn logins_of_instances_are_granted_by_name() {
+        let ec2 = Beyond { auth_type: AuthType::Ec2, ..Beyond::default() };
+        assert_eq!(lacks(|_| (), ec2).as_deref(), Some("authType ec2"));
+        assert_eq!(lacks(|rule| rule.auth_types.push(AuthType::Ec2), ec2), None);
+        let inferred = Beyond { inference: true, ..Beyond::default() };
+        assert_eq!(lacks(|_| (), inferred).as_deref(), Some("inference"));
+        assert_eq!(lacks(|rule| rule.allow_inference = true, inferred), None);
+    }
+
+    #[test]
+    fn a_name_in_vault_is_granted_as_vault_folds_it() {
+        let with = |granted: &str| {
+            let beyond = Beyond { vault_name: Some("Legacy-Web"), ..Beyond::default() };
+            lacks(|rule| rule.names = vec![granted.into()], beyond)
+        };
+        for granted in ["legacy-web", "LEGACY-*", "*"] {
+            assert_eq!(with(granted), None, "{granted}");
+        }
+        for granted in ["legacy", "legacy-web-2", ""] {
+            let lacks = with(granted);
+            assert_eq!(lacks.as_deref(), Some("the name `Legacy-Web` in Vault"), "{granted}");
+        }
+    }
+
+    #[test]
+    fn taking_over_goes_as_far_as_the_rule_says() {
+        let with = |granted, wished| {
+            lacks(|rule| rule.adopt = granted, Beyond { adopt: wished, ..Beyond::default() })
+        };
+        let all = [Adopt::Never, Adopt::IfEqual, Adopt::Always];
+        for (at, granted) in all.into_iter().enumerate() {
+            for (reach, wished) in all.into_iter().enumerate() {
+                assert_eq!(with(granted, wished).is_none(), reach <= at, "{granted:?} {wished:?}");
+            }
+        }
+    }
+
+    #[test]
     fn an_empty_selector_grants_nothing() {
         let labels = BTreeMap::from([("team".to_owned(), "a".to_owned())]);
         let mut by_label = rule("one", "", ONE, "web");
@@ -206,5 +426,74 @@ mod tests {
             Some(LabelSelector { match_labels: Some(labels.clone()), ..LabelSelector::default() });
         assert!(grant(std::slice::from_ref(&by_label), &ask(&labels, ONE, "web")).is_ok());
         assert!(grant(&[by_label], &ask(&BTreeMap::new(), ONE, "web")).is_err());
+    }
+
+    fn on(path: &str, capabilities: &[Capability]) -> PathRule {
+        PathRule { path: path.into(), capabilities: capabilities.to_vec() }
+    }
+
+    fn beyond(rule: &TenancyRule, beyond: Beyond<'_>) -> String {
+        let labels = BTreeMap::new();
+        let request = Request { beyond, ..ask(&labels, ONE, "web") };
+        grant(std::slice::from_ref(rule), &request)
+            .map_or_else(|no| no.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn a_policy_must_be_listed_whatever_its_case() {
+        let mut one = rule("one", "team-a", ONE, "web");
+        one.additional_policies = vec!["Team-Read".into()];
+        let with = |policies: &[&str]| {
+            let policies: Vec<String> = policies.iter().map(|&name| name.into()).collect();
+            beyond(&one, Beyond { policies: &policies, ..Beyond::default() })
+        };
+        assert_eq!(with(&["team-read", "TEAM-READ"]), "");
+        assert_eq!(
+            with(&["team-read", "admin"]),
+            "tenancy rule `one` does not grant policy `admin`"
+        );
+    }
+
+    #[test]
+    fn an_extra_rule_must_lie_within_one_grant_with_all_its_capabilities() {
+        use Capability::{Read, Update};
+        let mut one = rule("one", "team-a", ONE, "web");
+        one.extra_rules = vec![on("pki/issue/*", &[Update]), on("pki/+/web", &[Read, Update])];
+        let with = |path: &str, capabilities: &[Capability]| {
+            let extra_rules = [on(path, capabilities)];
+            beyond(&one, Beyond { extra_rules: &extra_rules, ..Beyond::default() })
+        };
+        for (path, capabilities) in [
+            ("pki/issue/x", &[Update] as &[_]),
+            ("pki/issue/x*", &[Update]),
+            ("pki/sign/web", &[Read, Update]),
+            ("pki/+/web", &[Read]),
+        ] {
+            assert_eq!(with(path, capabilities), "", "{path}");
+        }
+        for (path, capabilities) in [
+            ("pki/issue/x", &[Read] as &[_]),
+            ("pki/issue*", &[Update]),
+            ("pki/*", &[Update]),
+            ("+/issue/x", &[Update]),
+            ("pki/+/+", &[Read]),
+            ("secret/data/x", &[Read]),
+        ] {
+            let said = with(path, capabilities);
+            assert!(said.ends_with(&format!("on `{path}`")), "{path}: {said}");
+        }
+    }
+
+    #[test]
+    fn no_duration_of_a_token_is_longer_than_the_rule_says() {
+        let mut one = rule("one", "team-a", ONE, "web");
+        let times = [("ttl", Span::seconds(3600)), ("maxTtl", Span::seconds(7200))];
+        let with =
+            |rule: &TenancyRule| beyond(rule, Beyond { token_times: &times, ..Beyond::default() });
+        assert_eq!(with(&one), "");
+        one.max_token_ttl = Some(Span::seconds(7200));
+        assert_eq!(with(&one), "");
+        one.max_token_ttl = Some(Span::seconds(7199));
+        assert!(with(&one).ends_with("grant token.maxTtl of 2h: maxTokenTtl is 1h59m59s"));
     }
 }

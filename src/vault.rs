@@ -42,6 +42,7 @@ pub mod aws_secrets;
 mod circuit;
 pub mod error;
 pub mod health;
+pub mod identity;
 pub mod kv;
 mod limiter;
 pub mod login;
@@ -756,6 +757,11 @@ impl Answer {
     /// The answer, where "nothing there" is an error.
     pub(crate) fn existing(self) -> Result<Self, Error> {
         if self.status == StatusCode::NOT_FOUND { Err(self.not_found()) } else { Ok(self) }
+    }
+
+    /// Whether it says nothing at all (204).
+    pub(crate) fn is_empty(&self) -> bool {
+        self.body.is_empty()
     }
 
     /// Whether it is a 404.

@@ -1,15 +1,13 @@
-# Vault policy of the role writer, for `management: Observed` (the default) and the default names: auth
-# mount `aws`, KV mount `secret`, naming.policy `vaultaws-{role}-policy`.
-#
-#   vault policy write vault-aws-operator deploy/examples/vault-policy.hcl
+# Vault policy of the role writer: what it needs every day.
+# For auth mount aws (Observed), KV mount secret, policies vaultaws-*.
 #
 # What it does not bound: whoever may write policies and attach them to roles can give himself anything
 # in this Vault namespace. The prefix only keeps other policies from being overwritten. Real bounds are
 # a Vault namespace of its own, a Sentinel policy, or a Vault of its own.
 
-# Roles. A role may carry our policies only. Vault matches each element of a JSON list against
-# allowed_parameters, but a comma-separated string as one text: *,* refuses that spelling.
-# `policies` is the old name of `token_policies`.
+# Roles. A role may carry our policies only, and what tenancy's additionalPolicies name. Vault matches
+# each element of a JSON list against allowed_parameters, but a comma-separated string as one text: *,*
+# refuses that spelling. `policies` is the old name of `token_policies`.
 path "auth/aws/role/*" {
   capabilities = ["create", "read", "update", "delete"]
 
@@ -26,14 +24,10 @@ path "auth/aws/role/*" {
 
 # The policies of those roles, by their prefix.
 path "sys/policies/acl/vaultaws-*" {
-  capabilities = ["create", "read", "update", "delete"]
+  capabilities = ["read", "update", "delete"]
 }
 
-# These two stay out of reach whatever other policy the token carries: deny wins.
-path "sys/policies/acl/default" {
-  capabilities = ["deny"]
-}
-
+# Its own, out of reach whatever other policy the token carries: deny wins.
 path "sys/policies/acl/vault-aws-operator" {
   capabilities = ["deny"]
 }
@@ -43,9 +37,27 @@ path "sys/auth" {
   capabilities = ["read"]
 }
 
-# How logins at the mount are checked: the server ID and the STS endpoint. The secret key is not in the
-# answer.
-path "auth/aws/config/client" {
+# What else a login of a role carries, so that its isolation can be judged: Vault's policy `default`, read
+# and never written, whatever other policy the token carries.
+path "sys/policies/acl/default" {
+  capabilities = ["read"]
+
+  denied_parameters = {
+    "*" = []
+  }
+}
+
+# And the policies that its entity and the groups of that add. A look-up is sent like a write, and changes
+# nothing.
+path "identity/lookup/entity" {
+  capabilities = ["update"]
+}
+
+path "identity/group/id/*" {
+  capabilities = ["read"]
+}
+
+path "auth/aws/config/identity" {
   capabilities = ["read"]
 }
 
@@ -55,7 +67,8 @@ path "secret/config" {
   capabilities = ["read"]
 }
 
-# The operator's own token. Vault's policy `default` grants the same; here for tokens without it.
+# The operator's own token: which policies it carries, as roles must not; renewed, and given back at the
+# end. Vault's policy `default` grants the same; here for tokens without it.
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

@@ -20,6 +20,7 @@ use super::{
     http::{platform_roots, sdk_client, tls_builder},
     identity::{judge, not_provided},
     signing::{SignedRequest, StsTarget},
+    text::element,
 };
 use crate::clock;
 
@@ -347,7 +348,7 @@ fn skew(date: &str, now: Timestamp) -> Option<SignedDuration> {
 
 /// The answer to `GetCallerIdentity`, which is XML of a fixed shape.
 fn read(status: StatusCode, body: &str) -> Result<Caller, Error> {
-    let text = |name: &str| element(body, name).unwrap_or_default();
+    let text = |name: &str| element(body, name).unwrap_or_default().to_owned();
     if status.is_success() {
         let caller = Caller { account: text("Account"), arn: text("Arn") };
         if caller.account.is_empty() || caller.arn.is_empty() {
@@ -356,16 +357,9 @@ fn read(status: StatusCode, body: &str) -> Result<Caller, Error> {
         return Ok(caller);
     }
     match element(body, "Code") {
-        Some(code) => Err(judge(&code, &text("Message"))),
+        Some(code) => Err(judge(code, &text("Message"))),
         None => Err(Error::Other { text: format!("it answers with status {}", status.as_u16()) }),
     }
-}
-
-/// The text of the first element of this name; the shape has no attributes in those that are read.
-fn element(xml: &str, name: &str) -> Option<String> {
-    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
-    let (text, _) = rest.split_once(&format!("</{name}>"))?;
-    Some(text.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub fn clean(text: &str) -> String {
     let text = ["The Canonical String", "The String-to-Sign"]
         .iter()
         .fold(text, |text, mark| text.split(mark).next().unwrap_or_default());
-    let mut text = Cow::Borrowed(text);
+    let mut text = without_xml(text);
     for (open, close) in [("<RequestId>", "</RequestId>"), ("<RequestID>", "</RequestID>")] {
         while let Some(start) = text.find(open) {
             let rest = &text[start + open.len()..];
@@ -51,6 +51,43 @@ pub fn clean(text: &str) -> String {
         line.push('…');
     }
     line
+}
+
+/// The text of the first element of this name; the shape has no attributes in those that are read.
+pub(super) fn element<'x>(xml: &'x str, name: &str) -> Option<&'x str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once(&format!("</{name}>"))?;
+    Some(text.trim())
+}
+
+/// Code and message instead of the whole answer of STS, which Vault quotes as it came.
+fn without_xml(text: &str) -> Cow<'_, str> {
+    const END: &str = "</ErrorResponse>";
+    let Some((before, xml)) = text.split_once("<ErrorResponse") else { return Cow::Borrowed(text) };
+    let (xml, after) = xml.split_once(END).unwrap_or((xml, ""));
+    let Some(code) = element(xml, "Code") else { return Cow::Borrowed(text) };
+    // It has no end where the rest was cut off.
+    let message = element(xml, "Message")
+        .or_else(|| Some(xml.split_once("<Message>")?.1.trim()))
+        .filter(|message| !message.is_empty());
+    let colon = if message.is_some() { ": " } else { "" };
+    let message = unescaped(message.unwrap_or_default());
+    Cow::Owned(format!("{before}{code}{colon}{message}{after}"))
+}
+
+/// The characters that XML writes as entities.
+fn unescaped(text: &str) -> String {
+    // The ampersand last: what it makes is no entity.
+    [
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&quot;", "\""),
+        ("&apos;", "'"),
+        ("&#39;", "'"),
+        ("&amp;", "&"),
+    ]
+    .iter()
+    .fold(text.to_owned(), |text, (entity, character)| text.replace(entity, character))
 }
 
 /// A word without a time stamp of AWS and without the local end of a connection.
@@ -94,6 +131,30 @@ mod tests {
             clean("read tcp 10.0.0.1:54321->1.2.3.4:443: connection reset by peer"),
             "read tcp 1.2.3.4:443: connection reset by peer"
         );
+    }
+
+    #[test]
+    fn an_answer_of_sts_is_told_by_its_code_and_message() {
+        let quoted = |message: &str| {
+            format!(
+                "error making upstream request: received error code 403 from STS: <ErrorResponse \
+                 xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\n  <Error>\n    \
+                 <Type>Sender</Type>\n    <Code>InvalidClientTokenId</Code>\n    \
+                 <Message>{message}</Message>\n  </Error>\n  <RequestId>0-1</RequestId>\n\
+                 </ErrorResponse>\n"
+            )
+        };
+        let told = "error making upstream request: received error code 403 from STS: \
+                    InvalidClientTokenId";
+        let invalid = "The security token &quot;x&quot; &amp;lt; is invalid.";
+        let shown = "The security token \"x\" &lt; is invalid.";
+        assert_eq!(clean(&quoted(invalid)), format!("{told}: {shown}"));
+        assert_eq!(clean(&quoted("")), told);
+        // What AWS echoes is cut off, and with it the end of the message.
+        let echo = "It does not match.\n\nThe Canonical String for this request should have been";
+        assert_eq!(clean(&quoted(echo)), format!("{told}: It does not match."));
+        // Something else than an answer of STS stays as it is.
+        assert_eq!(clean("<ErrorResponse>no</ErrorResponse>"), "<ErrorResponse>no</ErrorResponse>");
     }
 
     #[test]

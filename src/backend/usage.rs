@@ -11,7 +11,7 @@ use crate::{
         condition::{READY, find},
         watch::Store,
     },
-    crd::{RoleReason, VaultAwsRole, VaultCertSync},
+    crd::{RoleDeletion, RoleReason, VaultAwsRole, VaultCertSync},
     lock::lock,
 };
 
@@ -23,7 +23,7 @@ const KUBERNETES_TIMEOUT: Duration = Duration::from_secs(10);
 const BELIEVED: i64 = 20;
 
 /// How a role ends whose pass stopped before anything was written.
-const NOT_WRITTEN: [RoleReason; 8] = [
+const NOT_WRITTEN: [RoleReason; 10] = [
     RoleReason::BackendNotFound,
     RoleReason::BackendNotReady,
     RoleReason::NamespaceNotFound,
@@ -32,6 +32,8 @@ const NOT_WRITTEN: [RoleReason; 8] = [
     RoleReason::ReservedName,
     RoleReason::VersionUnsafe,
     RoleReason::Conflict,
+    RoleReason::NotIsolated,
+    RoleReason::Suspended,
 ];
 
 /// Whether something of the role may stand in Vault: where its status does not rule that out.
@@ -71,6 +73,16 @@ impl Users {
     pub fn roles(&self, backend: &str) -> usize {
         self.roles
             .select(|role| role.spec.backend_ref.name == backend && may_be_written(role))
+            .len()
+    }
+
+    /// Those of them that have to be cleaned up before the backend goes.
+    pub fn roles_to_clean(&self, backend: &str) -> usize {
+        let stays = |role: &VaultAwsRole| role.spec.deletion_policy == RoleDeletion::Retain;
+        self.roles
+            .select(|role| {
+                role.spec.backend_ref.name == backend && may_be_written(role) && !stays(role)
+            })
             .len()
     }
 

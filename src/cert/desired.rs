@@ -11,12 +11,12 @@ use sha2::{Digest as _, Sha256};
 use super::entry::Overrides;
 use crate::{
     crd::{
-        self, CertificateSelection, EntryOverride, IdentityKind, KeystoreProfile, SecretDeletion,
-        SecretType, SourceRemoval, SyncReason, TargetKeys, VaultAwsBackend, VaultAwsRole,
-        VaultCertSync,
+        self, CertificateSelection, EntryOverride, IamKind, IdentityKind, KeystoreProfile,
+        SecretDeletion, SecretType, SourceRemoval, SyncReason, TargetKeys, VaultAwsBackend,
+        VaultAwsRole, VaultCertSync,
     },
     fault::{Fault, Retry},
-    naming::{self, IamRole, RoleName, Subject, server_id},
+    naming::{self, IamRole, RoleName, Subject, external_id, server_id, session_name},
     tenancy,
 };
 
@@ -32,7 +32,7 @@ pub struct References<'a> {
 }
 
 /// A sync that may be carried out.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Desired {
     /// The AWS principal.
     pub iam_role: IamRole,
@@ -67,7 +67,7 @@ pub struct Desired {
 }
 
 /// What is different for one entry.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Override {
     /// The Secret.
     pub secret_name: Option<String>,
@@ -78,7 +78,7 @@ pub struct Override {
 }
 
 /// What a certificate must be like, beyond what all must.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Validation {
     /// How long a new one must be valid.
     pub minimum_remaining: Duration,
@@ -91,7 +91,7 @@ pub struct Validation {
 }
 
 /// What the Secrets are to be like.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Target {
     /// Template of their names.
     pub secret_name: String,
@@ -114,7 +114,7 @@ pub struct Target {
 }
 
 /// A PKCS#12 keystore beside the PEM texts.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Pkcs12 {
     /// The Secret with the password.
     pub secret: String,
@@ -225,6 +225,13 @@ pub enum Refusal {
     /// The address of the backend has no host.
     #[error("the address of VaultAwsBackend `{0}` has no host")]
     Address(String),
+    /// The principal is one that nobody can assume.
+    #[error(
+        "the role is for an IAM user, whom nobody can assume: identity {} cannot be, only Secret or \
+         Ambient",
+        .0.as_str()
+    )]
+    UserCannotBeAssumed(IdentityKind),
     /// The spec says so.
     #[error("suspended by spec.suspend: nothing is read, and the Secrets stay as they are")]
     Suspended,
@@ -254,7 +261,10 @@ impl Fault for Refusal {
             Self::BackendNotFound(_) => SyncReason::BackendNotFound,
             Self::BackendNotReady { .. } => SyncReason::BackendNotReady,
             Self::Tenancy(_) => SyncReason::TenancyDenied,
-            Self::Name(_) | Self::Address(_) | Self::Metadata { .. } => SyncReason::InvalidSpec,
+            Self::Name(_)
+            | Self::Address(_)
+            | Self::Metadata { .. }
+            | Self::UserCannotBeAssumed(_) => SyncReason::InvalidSpec,
             Self::Suspended => SyncReason::Suspended,
             Self::MetadataDenied { .. } => SyncReason::MetadataDenied,
         }
@@ -271,6 +281,7 @@ impl Fault for Refusal {
             | Self::Tenancy(_) => Retry::Slowly,
             Self::Name(_)
             | Self::Address(_)
+            | Self::UserCannotBeAssumed(_)
             | Self::Suspended
             | Self::MetadataDenied { .. }
             | Self::Metadata { .. } => Retry::WhenChanged,
@@ -280,11 +291,7 @@ impl Fault for Refusal {
 
 /// The name of the role that a sync refers to; `None` if it names a principal.
 pub fn role_name(sync: &VaultCertSync) -> Option<String> {
-    match (&sync.spec.role_ref, &sync.spec.principal) {
-        (Some(role), _) => Some(role.name.clone()),
-        (None, Some(_)) => None,
-        (None, None) => Some(sync.name_any()),
-    }
+    sync.role_name()
 }
 
 /// The name of the backend that a sync uses, once its role is known.
@@ -330,14 +337,15 @@ impl Desired {
                 &principal.iam_role,
                 &principal.iam_role_path,
             )?,
-            (None, Some(role)) => IamRole::parse(
-                role.spec.partition,
-                &role.spec.account_id,
-                &role.spec.iam_role,
-                &role.spec.iam_role_path,
-            )?,
+            (None, Some(role)) => IamRole::of(&role.spec)?,
             (None, None) => return Err(Refusal::RoleNotFound(sync.name_any())),
         };
+        let identity_kind = identity_kind(sync);
+        if iam_role.kind == IamKind::User
+            && matches!(identity_kind, IdentityKind::AssumeRole | IdentityKind::ServiceAccount)
+        {
+            return Err(Refusal::UserCannotBeAssumed(identity_kind));
+        }
         let backend_name = backend_name(sync, role).unwrap_or_default();
         let backend =
             references.backend.ok_or_else(|| Refusal::BackendNotFound(backend_name.clone()))?;
@@ -347,8 +355,9 @@ impl Desired {
                 namespace: &namespace,
                 labels: references.labels,
                 account: &iam_role.account,
-                iam_role: &iam_role.name,
-                identity: Some(identity_kind(sync)),
+                iam: (iam_role.kind, &iam_role.name),
+                identity: Some(identity_kind),
+                beyond: tenancy::Beyond::default(),
             },
         )?;
         let cluster_id = usable_backend(backend)?;
@@ -371,12 +380,7 @@ impl Desired {
             (None, None, Some(_)) => Identity::Ambient,
             (None, None, None) => Identity::AssumeRole {
                 session_name: session_name(&namespace, &sync.name_any()),
-                external_id: backend
-                    .spec
-                    .aws
-                    .external_id
-                    .replace("{clusterId}", &cluster_id)
-                    .replace("{namespace}", &namespace),
+                external_id: external_id(&backend.spec, &cluster_id, &namespace),
             },
         };
         Ok(Self {
@@ -574,12 +578,6 @@ pub fn is_plain(entry: &str) -> bool {
         && entry != ".."
         && entry.len() <= 512
         && !entry.chars().any(|c| c.is_control() || matches!(c, '%' | '?' | '#' | '/'))
-}
-
-fn session_name(namespace: &str, name: &str) -> String {
-    let mut text = format!("vaultaws-{namespace}-{name}");
-    text.truncate(64);
-    text
 }
 
 /// The cluster id of a backend that has been looked at and may be used. A backend that is not ready

@@ -100,7 +100,7 @@ impl Role {
 
 /// Fields that a resource names itself. One that is named replaces its candidates, must be there,
 /// and is not a candidate for anything else.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Overrides {
     /// The field of the leaf.
     pub certificate: Option<String>,
@@ -357,7 +357,7 @@ impl Source {
     }
 
     fn certificate(&mut self, document: &[u8], finds: &mut Finds) -> Result<(), Refusal> {
-        if document.len() > pem::CERTIFICATE_BYTES {
+        if document.len() > decoded(pem::CERTIFICATE_BYTES) {
             return Err(self.too_large("a certificate that is too large", "36,500 bytes"));
         }
         let is_first = self.certificates == 0;
@@ -386,7 +386,7 @@ impl Source {
     }
 
     fn key(&self, document: Zeroizing<Vec<u8>>, finds: &mut Finds) -> Result<(), Refusal> {
-        if document.len() > pem::KEY_BYTES {
+        if document.len() > decoded(pem::KEY_BYTES) {
             return Err(self.too_large("a private key that is too large", "13,000 bytes"));
         }
         if finds.keys.iter().any(|key| *key.der.expose() == *document) {
@@ -412,6 +412,12 @@ impl Source {
     fn too_large(&self, what: &'static str, limit: &'static str) -> Refusal {
         Refusal::TooLarge { field: self.field.clone(), what, limit }
     }
+}
+
+/// How many bytes so much base64 gives. DER that comes without PEM leaves as PEM, and must be small enough
+/// to be read again.
+fn decoded(base64: usize) -> usize {
+    base64 / 4 * 3
 }
 
 fn has_pem(text: &str) -> bool {

@@ -107,8 +107,9 @@ pub enum Error {
     },
     /// The Role for it is missing.
     #[error(
-        "the operator may not use ServiceAccount `{account}` of namespace `{namespace}`: apply the \
-         Role and RoleBinding of deploy/tenant/service-accounts there, with this name"
+        "the operator may not use ServiceAccount `{account}` of namespace `{namespace}`: apply what \
+         `vault-aws policy --kubernetes -n {namespace} --service-account {account}` prints \
+         (deploy/tenant/service-accounts)"
     )]
     AccountForbidden {
         /// The ServiceAccount.
@@ -255,6 +256,8 @@ pub struct Identities {
     pub sessions: Sessions<Key, Error>,
     /// The accounts that AWS throttles.
     pub throttles: Throttles,
+    /// The accounts for which an STS endpoint does not answer.
+    pub outages: Throttles<aws::Error>,
 }
 
 /// Where a sync asks for a session.
@@ -276,7 +279,12 @@ pub struct Place<'a> {
 impl Identities {
     /// No sessions yet.
     pub fn new(ambient: Ambient) -> Self {
-        Self { ambient, sessions: Sessions::new(), throttles: Throttles::default() }
+        Self {
+            ambient,
+            sessions: Sessions::new(),
+            throttles: Throttles::default(),
+            outages: Throttles::of_outages(),
+        }
     }
 
     /// The key of a sync's session; no request is made.
@@ -341,16 +349,39 @@ impl Identities {
             })
     }
 
-    /// One login, unless AWS throttles the account.
+    /// One login, unless AWS throttles the account or was just found not to answer.
     async fn log_in(&self, desired: &Desired, place: &Place<'_>) -> Result<Login, Error> {
         let account = &desired.iam_role.account;
-        if !self.throttles.admits(account, Instant::now()) {
-            return Err(Error::Aws { arn: desired.iam_role.arn(), source: aws::Error::Throttled });
+        let refuse = |source| Error::Aws { arn: desired.iam_role.arn(), source };
+        self.throttles
+            .admits(account, Instant::now())
+            .map_err(|()| refuse(aws::Error::Throttled))?;
+        // By account and way too: what hinders one, such as an identity provider that does not answer,
+        // must not keep another waiting.
+        let way = match &desired.identity {
+            Identity::AssumeRole { .. } => Some("role"),
+            Identity::ServiceAccount { .. } => Some("token"),
+            // STS is Vault's to ask.
+            Identity::Secret { .. } | Identity::Ambient => None,
+        };
+        let endpoint = way.map(|way| {
+            let endpoint = desired.sts_endpoint.as_ref().unwrap_or(&desired.region);
+            format!("{endpoint} {account} {way}")
+        });
+        if let Some(endpoint) = &endpoint {
+            self.outages.admits(endpoint, Instant::now()).map_err(refuse)?;
         }
         let outcome = self.prove(desired, place).await;
+        match (&outcome, &endpoint) {
+            (Err(Error::Aws { source: source @ aws::Error::Unreachable { .. }, .. }), Some(to)) => {
+                self.outages.throttled(to, source.clone(), Instant::now());
+            }
+            (_, Some(endpoint)) => self.outages.answered(endpoint),
+            (_, None) => {}
+        }
         match &outcome {
             Err(error) if error.is_throttled() => {
-                self.throttles.throttled(account, Instant::now());
+                self.throttles.throttled(account, (), Instant::now());
             }
             // Nothing came back from AWS: the account may still be throttled.
             Err(error) if error.is_shared() => {}

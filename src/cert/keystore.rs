@@ -142,21 +142,10 @@ fn pkcs8(pem: &str, leaf: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
     let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| Error::Input)?;
     let public = der::only(leaf.public_key().raw).ok_or(Error::Input)?;
     let (algorithm, _) = der::first(public.body).ok_or(Error::Input)?;
-    let mut body = Zeroizing::new(element(der::INTEGER, &[0]));
-    body.extend(element(der::SEQUENCE, algorithm.body));
-    body.extend(Zeroizing::new(element(der::OCTET_STRING, inner)).iter());
-    Ok(Zeroizing::new(element(der::SEQUENCE, &body)))
-}
-
-/// A DER element of less than 64 KiB, which is more than a key may have.
-fn element(tag: u8, body: &[u8]) -> Vec<u8> {
-    let [.., high, low] = body.len().to_be_bytes();
-    let length: &[u8] = match (high, low) {
-        (0, 0..0x80) => &[low],
-        (0, _) => &[0x81, low],
-        _ => &[0x82, high, low],
-    };
-    [&[tag], length, body].concat()
+    let mut body = Zeroizing::new(der::element(der::INTEGER, &[0]));
+    body.extend(der::element(der::SEQUENCE, algorithm.body));
+    body.extend(Zeroizing::new(der::element(der::OCTET_STRING, inner)).iter());
+    Ok(Zeroizing::new(der::element(der::SEQUENCE, &body)))
 }
 
 fn hex(bytes: &[u8]) -> String {

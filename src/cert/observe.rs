@@ -115,13 +115,7 @@ pub async fn observe(
     previous: &VaultCertSyncStatus,
     now: Timestamp,
 ) -> Result<Observed, Error> {
-    let listed = list(vault, desired).await?;
-    let is_listed = listed.as_ref().is_some_and(|listed| !listed.is_empty());
-    let names = names(desired, listed.unwrap_or_default(), previous);
-    let (found, limit) = (names.len(), desired.selection.limit);
-    if found > limit {
-        return Err(Error::TooMany { found, limit });
-    }
+    let Selected { names, is_listed } = selected(vault, desired, previous).await?;
     let mut entries = Vec::with_capacity(names.len());
     let secrets = plan::secret_names(desired, names);
     for (name, secret) in secrets {
@@ -151,6 +145,34 @@ pub async fn observe(
         _ => None,
     };
     Ok(Observed { entries, clock_skewed: is_skewed(vault), is_listed, password })
+}
+
+/// The entries that are meant.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Selected {
+    /// Their names, those that were delivered before among them.
+    pub names: BTreeSet<String>,
+    /// Whether the directory was listed and is not empty.
+    pub is_listed: bool,
+}
+
+/// Finds out which entries are meant, with one LIST if a pattern asks for it.
+///
+/// # Errors
+/// Where the directory cannot be listed, or holds more than a sync may.
+pub async fn selected(
+    vault: &Caller,
+    desired: &Desired,
+    previous: &VaultCertSyncStatus,
+) -> Result<Selected, Error> {
+    let listed = list(vault, desired).await?;
+    let is_listed = listed.as_ref().is_some_and(|listed| !listed.is_empty());
+    let names = names(desired, listed.unwrap_or_default(), previous);
+    let (found, limit) = (names.len(), desired.selection.limit);
+    if found > limit {
+        return Err(Error::TooMany { found, limit });
+    }
+    Ok(Selected { names, is_listed })
 }
 
 /// The names that are asked for, those that are there, and those that were delivered before.
@@ -221,13 +243,18 @@ async fn source(
     now: Timestamp,
 ) -> Result<Source, Error> {
     let path = desired.entry_path(name);
+    let pinned = desired.overrides.get(name).and_then(|one| one.version);
+    if before.is_none() && pinned.is_none() && matches!(held, Held::Absent) {
+        // The first look has nothing to compare with, and an answer with data says the same of the
+        // current version as the metadata would.
+        return read_source(vault, desired, name, None, now).await;
+    }
     let metadata = match kv::metadata(vault, &desired.kv_mount, &path).await {
         Ok(Some(metadata)) => metadata,
         Ok(None) => return Ok(Source::Absent),
         Err(error) if error.is_denied() => return Ok(Source::Forbidden),
         Err(error) => return Err(error.into()),
     };
-    let pinned = desired.overrides.get(name).and_then(|one| one.version);
     let version = pinned.unwrap_or(metadata.current_version);
     let Some(current) = metadata.versions.get(&version) else {
         return Ok(match pinned {
@@ -244,6 +271,22 @@ async fn source(
     if plan::is_current(before, version, &text(current.created_time), held) {
         return Ok(Source::Unchanged);
     }
+    // No key leaves Vault for a Secret that cannot be written.
+    if matches!(held, Held::Foreign | Held::Unreadable) {
+        return Ok(Source::NotRead);
+    }
+    read_source(vault, desired, name, pinned, now).await
+}
+
+/// The data of an entry, judged.
+async fn read_source(
+    vault: &Caller,
+    desired: &Desired,
+    name: &str,
+    pinned: Option<u64>,
+    now: Timestamp,
+) -> Result<Source, Error> {
+    let path = desired.entry_path(name);
     let answer = match kv::data(vault, &desired.kv_mount, &path, pinned).await {
         Ok(answer) => answer,
         Err(error) if error.is_denied() => return Ok(Source::Forbidden),

@@ -63,7 +63,8 @@ pub struct Pair {
     pub chain_not_after: Timestamp,
     /// For `tls.crt`: PEM, leaf first, without the root.
     pub certificate_pem: String,
-    /// For `tls.key`: PEM in the encoding that was stored (PKCS#8, PKCS#1 or SEC1).
+    /// For `tls.key`: PEM in the encoding that was stored (PKCS#8, PKCS#1 or SEC1), PKCS#8 in the version
+    /// that every server reads.
     pub key_pem: Redacted<String>,
     /// For `ca.crt`: PEM of the CA fields' certificates that verify the chain, if there are any.
     pub ca_pem: Option<String>,
@@ -103,7 +104,7 @@ pub fn parse(texts: &Texts, rules: &Rules) -> Result<Pair, Refusal> {
         not_after: leaf.not_after,
         chain_not_after: served.iter().map(|one| one.not_after).min().unwrap_or(leaf.not_after),
         certificate_pem: bundle(&served),
-        key_pem: Redacted::new(std::mem::take(&mut *pem::encode(key.label, key.der.expose()))),
+        key_pem: Redacted::new(std::mem::take(&mut *pem::encode(key.label, key.der()))),
         ca_pem: (!anchors.is_empty()).then(|| bundle(&anchors)),
         has_issuer: leaf.is_root()
             || certificates

@@ -101,7 +101,7 @@ pub enum Source {
         /// The pair in it, or why there is none.
         pair: Box<Result<Pair, Refusal>>,
     },
-    /// Nothing could be read, and it was not looked at: its Secret is refused anyway.
+    /// Its data was not read, since its Secret cannot be written anyway.
     NotRead,
 }
 
@@ -531,7 +531,10 @@ fn step(
             SyncReason::SourceForbidden,
             "Vault denies reading this entry; look at the role's policy".into(),
         ),
-        Source::NotRead => refuse(SyncReason::VaultError, "the entry was not read".into()),
+        Source::NotRead => match out_of_reach(&held, &secret_name) {
+            Some((reason, message)) => refuse(reason, message),
+            None => refuse(SyncReason::VaultError, "the entry was not read".into()),
+        },
         Source::Unchanged => {
             let status = before.cloned()?;
             Some(Step { action: Action::Leave, status })
@@ -541,23 +544,8 @@ fn step(
                 Ok(pair) => pair,
                 Err(refusal) => return refuse(reason_of(&refusal), refusal.to_string()),
             };
-            match &held {
-                Held::Foreign => {
-                    return refuse(
-                        SyncReason::SecretNotOurs,
-                        format!(
-                            "Secret `{secret_name}` is not controlled by this VaultCertSync; delete, \
-                             rename or adopt it"
-                        ),
-                    );
-                }
-                Held::Unreadable => {
-                    return refuse(
-                        SyncReason::KubernetesError,
-                        format!("Secret `{secret_name}` could not be read"),
-                    );
-                }
-                Held::Absent | Held::Intact { .. } | Held::Touched(_) | Held::Adoptable(_) => {}
+            if let Some((reason, message)) = out_of_reach(&held, &secret_name) {
+                return refuse(reason, message);
             }
             let payload = Payload::of(&name, &pair, desired, password);
             if payload.size() > SECRET_LIMIT {
@@ -623,6 +611,22 @@ fn step(
             };
             Some(Step { action, status })
         }
+    }
+}
+
+/// Why a Secret cannot be written whatever its entry holds.
+fn out_of_reach(held: &Held, secret: &str) -> Option<(SyncReason, String)> {
+    match held {
+        Held::Foreign => Some((
+            SyncReason::SecretNotOurs,
+            format!(
+                "Secret `{secret}` is not controlled by this VaultCertSync; delete, rename or adopt it"
+            ),
+        )),
+        Held::Unreadable => {
+            Some((SyncReason::KubernetesError, format!("Secret `{secret}` could not be read")))
+        }
+        Held::Absent | Held::Intact { .. } | Held::Touched(_) | Held::Adoptable(_) => None,
     }
 }
 

@@ -58,8 +58,8 @@ pub struct Seen {
 pub enum Unseen {
     /// The Role is missing.
     #[error(
-        "the operator may not read and write Secrets in namespace `{namespace}`: apply the Role and \
-         RoleBinding of deploy/tenant there"
+        "the operator may not read and write Secrets in namespace `{namespace}`: apply what \
+         `vault-aws policy --kubernetes -n {namespace}` prints (deploy/tenant)"
     )]
     Forbidden {
         /// The namespace.
@@ -105,20 +105,55 @@ pub struct View {
 
 /// Drops what nobody reads of a Secret's metadata before it is kept.
 pub fn prune(secret: &mut PartialObjectMeta<Secret>) {
+    secret.types = None;
     let metadata = &mut secret.metadata;
+    if let Some(owners) = &mut metadata.owner_references {
+        owners.retain(|owner| owner.controller == Some(true));
+        owners.shrink_to_fit();
+    }
+    metadata.owner_references.take_if(|owners| owners.is_empty());
+    // Whom it belongs to is said by its controller, if it has one.
+    let is_controlled = metadata.owner_references.is_some();
     if let Some(annotations) = &mut metadata.annotations {
-        annotations.retain(|key, _| key == OWNER_ANNOTATION || key == ADOPT_ANNOTATION);
+        let said = [OWNER_ANNOTATION, ADOPT_ANNOTATION];
+        annotations.retain(|key, _| !is_controlled && said.contains(&key.as_str()));
     }
-    metadata.finalizers = None;
     if let Some(labels) = &mut metadata.labels {
-        labels.retain(|key, _| key == USE_LABEL || key == SYNC_LABEL);
+        labels.retain(|key, _| key == USE_LABEL || (!is_controlled && key == SYNC_LABEL));
     }
+    // Even an empty map of which something was taken holds its room.
+    metadata.annotations.take_if(|annotations| annotations.is_empty());
+    metadata.labels.take_if(|labels| labels.is_empty());
+    metadata.finalizers = None;
+    metadata.generate_name = None;
+    metadata.creation_timestamp = None;
 }
 
 impl Secrets {
     /// `watched` needs no namespace yet; [`Self::view`] adds them.
     pub fn new(watched: Watched<PartialObjectMeta<Secret>>) -> Self {
         Self { watched, known: Arc::default() }
+    }
+
+    /// Whether the Secrets of the namespace are known, or known not to be seen.
+    pub fn is_known(&self, namespace: &str) -> bool {
+        matches!(self.watched.access(Some(namespace)), Access::Granted | Access::Denied)
+    }
+
+    /// Starts the watch of the namespace and waits until its Secrets are known, or for ten seconds.
+    pub async fn known(&self, namespace: &str, sync: &str) {
+        self.watched.include(namespace);
+        // So that the watch ends with the sync, whatever comes next.
+        lock(&self.known)
+            .syncs
+            .entry(namespace.to_owned())
+            .or_default()
+            .entry(sync.to_owned())
+            .or_default();
+        let end = Instant::now() + FIRST_LIST;
+        while !self.is_known(namespace) && Instant::now() < end {
+            sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// The Secrets of a sync's namespace; the watch starts with the first sync of the namespace.
@@ -201,6 +236,7 @@ impl Secrets {
         let new = event.new.as_ref().map(|secret| seen(&secret.metadata));
         let written = known.written.get(&event.object).map(|(written, _)| written);
         if new.is_some() && written == new.as_ref() {
+            known.written.remove(&event.object); // The watch has caught up with it.
             return Vec::new();
         }
         // A Secret that was written and deleted between two events was never seen in the store.
@@ -327,5 +363,27 @@ mod tests {
         prune(&mut secret);
         assert_eq!(seen(&secret.metadata), seen(&before));
         assert_eq!(secret.metadata.annotations.unwrap().len(), 1);
+    }
+
+    #[test]
+    fn of_a_controlled_secret_its_controller_is_kept_and_hardly_anything_else() {
+        let before = metadata(serde_json::json!({
+            "uid": "s", "resourceVersion": "7", "creationTimestamp": "2026-11-21T03:00:00Z",
+            "labels": {SYNC_LABEL: "web"}, "annotations": {OWNER_ANNOTATION: "v"},
+            "ownerReferences": [
+                {"apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": "c"},
+                {"apiVersion": "vaultaws.dev/v1alpha1", "kind": "VaultCertSync", "name": "web",
+                    "uid": "u", "controller": true},
+            ],
+        }));
+        let mut secret = PartialObjectMeta::<Secret> {
+            metadata: before.clone(),
+            ..PartialObjectMeta::default()
+        };
+        prune(&mut secret);
+        let kept = secret.metadata;
+        assert_eq!(seen(&kept), seen(&before));
+        assert_eq!((kept.labels, kept.annotations, kept.creation_timestamp), (None, None, None));
+        assert_eq!(kept.owner_references.unwrap().len(), 1);
     }
 }

@@ -13,15 +13,15 @@ use crate::{
 const SOON: SignedDuration = SignedDuration::from_hours(21 * 24);
 /// After so many missed intervals the last good state is no longer good enough.
 const MISSED: i32 = 3;
-/// Between two tries of a sync that never delivered anything. It does not grow: when STS is back,
-/// nobody tells; and a broken identity costs one login for all that share it, with a pause of its own.
-const IMPATIENCE: Duration = Duration::from_secs(5);
+/// Between two tries of a sync that is not ready, at first and at the longest. Nobody tells when STS is
+/// back, so that the longest decides how late that is seen: within a minute.
+const IMPATIENCE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
 /// The second look at an entry that is gone comes after this.
 const CONFIRMATION: Duration = Duration::from_secs(10);
 /// Near its end a certificate is looked at no more often than this.
 const NEAR: Duration = Duration::from_secs(60);
-/// Between two tries during an outage.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries during an outage: less than a minute also with its jitter.
+const PATIENCE: Duration = Duration::from_secs(50);
 
 /// Tells of a pass that read the source.
 pub fn told(
@@ -83,7 +83,7 @@ pub fn missed(
         // What was never delivered is wanted sooner than what only may be out of date.
         next: match was_ready {
             Some(_) => Next::In(until_worse(age, interval)),
-            None => Next::In(IMPATIENCE),
+            None => Next::In(impatience(previous, now)),
         },
     }
 }
@@ -94,6 +94,35 @@ fn until_worse(age: SignedDuration, interval: SignedDuration) -> Duration {
     let border = if age <= interval { interval } else { interval * MISSED };
     let left = Duration::try_from(border - age).unwrap_or(PATIENCE) + Duration::from_secs(1);
     left.min(PATIENCE)
+}
+
+/// Half as long as the sync has not been ready, within the limits: short outages cost little time, and
+/// long ones little work.
+fn impatience(previous: &VaultCertSyncStatus, now: Timestamp) -> Duration {
+    let ready = previous.conditions.iter().find(|one| one.type_ == "Ready");
+    let since = ready.map_or(now, |ready| ready.last_transition_time.0);
+    let waited = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+    (waited / 2).clamp(IMPATIENCE.0, IMPATIENCE.1)
+}
+
+/// The reasons of the certificates that are refused, or kept although there is another, and were not for
+/// the same reason before.
+pub fn new_refusals(
+    before: &[CertificateStatus],
+    after: &[CertificateStatus],
+) -> impl Iterator<Item = &'static str> {
+    let refused = |one: &CertificateStatus| {
+        matches!(one.state, CertificateState::Kept | CertificateState::Refused)
+            && !is_acknowledged(one)
+    };
+    let was = move |one: &&CertificateStatus| {
+        let mut known = before.iter().filter(|old| old.name == one.name && refused(old));
+        known.any(|old| old.reason == one.reason)
+    };
+    after
+        .iter()
+        .filter(move |one| refused(one) && !was(one))
+        .filter_map(|one| SyncReason::word(one.reason.as_deref()?))
 }
 
 fn fresh() -> Verdict {
@@ -343,6 +372,42 @@ mod tests {
         assert_eq!(until_worse(SignedDuration::from_secs(4), short), Duration::from_secs(7));
         assert_eq!(until_worse(SignedDuration::from_secs(12), short), Duration::from_secs(19));
         assert_eq!(until_worse(minutes(9), short), PATIENCE);
+    }
+
+    #[test]
+    fn what_was_never_delivered_is_tried_again_within_a_minute_however_long_an_outage_lasts() {
+        let next = |seconds: i64| {
+            let condition = Condition {
+                type_: "Ready".into(),
+                status: "False".into(),
+                reason: "StsUnreachable".into(),
+                message: String::new(),
+                observed_generation: None,
+                last_transition_time: Time(now() - SignedDuration::from_secs(seconds)),
+            };
+            let status = VaultCertSyncStatus { conditions: vec![condition], ..Default::default() };
+            let told = missed(&status, "StsUnreachable", String::new(), now(), HOUR, now());
+            let Next::In(wait) = told.next else { panic!("{:?}", told.next) };
+            wait.as_secs()
+        };
+        let seconds = [0, 20, 3600, 1_000_000].map(next);
+        assert_eq!(seconds, [5, 10, 30, 30]);
+    }
+
+    #[test]
+    fn a_refusal_is_new_once() {
+        let [kept, expired] =
+            [SyncReason::Malformed, SyncReason::Expired].map(|reason| kept("a", reason));
+        let good = certificate("a", "2027-01-01T00:00:00Z");
+        let new = |before: &[CertificateStatus], after: &CertificateStatus| {
+            new_refusals(before, std::slice::from_ref(after)).collect::<Vec<_>>()
+        };
+        assert_eq!(new(&[], &kept), ["Malformed"]);
+        assert_eq!(new(std::slice::from_ref(&good), &kept), ["Malformed"]);
+        assert!(new(std::slice::from_ref(&kept), &kept).is_empty());
+        assert_eq!(new(&[kept], &expired), ["Expired"]);
+        assert!(new(&[expired], &good).is_empty());
+        assert!(new(&[], &self::kept("a", SyncReason::Acknowledged)).is_empty());
     }
 
     #[test]

@@ -193,7 +193,8 @@ pub fn run(args: &DoctorArgs, mut stdout: impl Write) -> Result<(), Error> {
     }
 }
 
-fn has_color() -> bool {
+/// Whether stdout may be coloured: it is a terminal, and nobody said otherwise.
+pub fn has_color() -> bool {
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     io::stdout().is_terminal()
         && !is_set("NO_COLOR")
@@ -286,7 +287,8 @@ async fn explain(args: &DoctorArgs, resource: &Resource) -> Report {
     Report { subject, findings: findings.unwrap_or_else(|finding| vec![finding]) }
 }
 
-async fn connect(context: Option<String>) -> Result<(Client, String), Finding> {
+/// The cluster of the kubeconfig, and the namespace of its context.
+pub(super) async fn connect(context: Option<String>) -> Result<(Client, String), Finding> {
     const CURE: &str = "set KUBECONFIG, or choose a context with --context";
     let broken = |text: String| Finding::broken(KUBERNETES, "KubernetesError", text, CURE);
     let mut config = match context {

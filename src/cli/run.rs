@@ -30,6 +30,12 @@ const PASS_DEADLINE: Duration = Duration::from_secs(120);
 /// How long a request to the API server, other than a watch, may stay without a byte.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Connections to the API server that are kept for requests to come.
+const CONNECTIONS: usize = 8;
+
+/// How long events that wait may take to be sent at the end.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
+
 /// From the signal to the end; a pod has 30 seconds.
 const STOP_WITHIN: Duration = Duration::from_secs(22);
 
@@ -131,7 +137,9 @@ async fn serve(args: RunArgs) -> Result<(), Error> {
         tasks: JoinSet::new(),
     };
     let sessions = kinds::compose(&mut operator).await?;
+    let reporter = operator.reporter.clone();
     let ended = operator.run_until(signals, &lease).await;
+    reporter.flush(LAST_EVENTS).await;
     // After the last pass: nobody asks for a token any more.
     sessions.give_back().await;
     resign.cancel();
@@ -161,7 +169,7 @@ impl Clients {
         // schedule, which lets others go first meanwhile.
         config.default_retry = false;
         config.read_timeout = None;
-        let watches = Client::try_from(config.clone()).map_err(Error::Client)?;
+        let watching = config.clone();
         config.read_timeout = Some(READ_TIMEOUT);
         config.reset_reader_on_write = true;
         let election = if args.no_leader_election {
@@ -173,7 +181,12 @@ impl Clients {
             Some(Election::new(client, namespace, &args.lease(), &args.instance()))
         };
         let leadership = election.as_ref().map_or_else(Leadership::unopposed, Election::leadership);
-        let requests = fenced_client(config, leadership.clone()).map_err(Error::Client)?;
+        let fenced = |config, connections| {
+            fenced_client(config, leadership.clone(), connections).map_err(Error::Client)
+        };
+        // A watch lasts for minutes: it may well open a connection, and never waits on a dead one.
+        let watches = fenced(watching, 0)?;
+        let requests = fenced(config, CONNECTIONS)?;
         Ok((Self { watches, requests, leadership }, election))
     }
 }

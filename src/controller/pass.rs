@@ -7,7 +7,7 @@
 use std::{fmt::Debug, future::Future, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::core::object::HasStatus;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -51,6 +51,12 @@ pub trait Reconcile: Send + Sync + 'static {
     /// a resource that is `Ready` in its generation, so that a restart makes nothing due at once.
     /// It then waits for its tick of this interval. `None`: it is looked at now.
     fn resting(&self, _resource: &Self::Resource) -> Option<Duration> {
+        None
+    }
+
+    /// The object that a last word about this resource is said of, where its own namespace takes no
+    /// new events any more because it is being deleted: one that is in no namespace.
+    fn witness(&self, _resource: &Self::Resource) -> Option<ObjectReference> {
         None
     }
 

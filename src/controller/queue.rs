@@ -6,6 +6,7 @@
 //! thousand refreshes; who is passed over three times has the next turn all the same.
 
 use std::{
+    borrow::Borrow,
     collections::{BTreeMap, HashMap},
     hash::Hash,
 };
@@ -119,7 +120,11 @@ impl<T: Clone + Eq + Hash> Queue<T> {
     }
 
     /// Nobody needs to look at the object any more.
-    pub(super) fn forget(&mut self, object: &T) {
+    pub(super) fn forget<Q>(&mut self, object: &Q)
+    where
+        T: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
         let Some(slot) = self.slots.get_mut(object) else { return };
         let due = slot.due.take();
         if slot.running {

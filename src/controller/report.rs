@@ -1,8 +1,20 @@
 //! The three outputs of a pass: the status, the events, the metrics. The only place that writes
 //! them, for `apply` and `cleanup` alike.
+//!
+//! What is told must not delay what is done, since both end up in the same API server. So few statuses
+//! are written at once, and a pass that waits for its turn lets another begin; and a pass does not
+//! wait for its events at all.
 
-use std::{borrow::Cow, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1},
@@ -14,9 +26,13 @@ use kube::{
     core::{Request, object::HasStatus},
 };
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::{sleep, timeout},
+};
 
 use super::{
+    aside::aside,
     condition::{self, MESSAGE_LIMIT, READY},
     pass::{Next, Note, Outcome, Progress, Status, Verdict},
     watch::Kind,
@@ -33,13 +49,24 @@ const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a status is tried while others change the resource.
 const OUTRUN: usize = 3;
 
+/// Statuses that are written at once.
+const STATUSES_AT_ONCE: usize = 8;
+
+/// Events that are sent at once, and those that may wait for it; beyond that a pass sends its own.
+const EVENTS_AT_ONCE: usize = 4;
+const EVENTS_WAITING: usize = 1024;
+
 /// Where reports go. A cheap handle.
 #[derive(Clone)]
 pub struct Reporter {
     client: Client,
     metrics: Metrics,
     /// The pod, or the host: tells replicas apart in events.
-    instance: String,
+    instance: Arc<str>,
+    statuses: Arc<Semaphore>,
+    events: mpsc::Sender<Box<v1::Event>>,
+    /// Events that wait or are being sent.
+    unsent: Arc<AtomicUsize>,
 }
 
 /// What became of a status.
@@ -65,9 +92,25 @@ pub(super) enum Error {
 }
 
 impl Reporter {
-    /// `client` should give up on a silent API server; `instance` is the pod's name.
+    /// `client` should give up on a silent API server; `instance` is the pod's name. Must be called
+    /// within a Tokio runtime.
     pub fn new(client: Client, metrics: Metrics, instance: String) -> Self {
-        Self { client, metrics, instance }
+        let (events, waiting) = mpsc::channel(EVENTS_WAITING);
+        let unsent = Arc::<AtomicUsize>::default();
+        tokio::spawn(carry(client.clone(), metrics.clone(), waiting, Arc::clone(&unsent)));
+        let statuses = Arc::new(Semaphore::new(STATUSES_AT_ONCE));
+        Self { client, metrics, instance: instance.into(), statuses, events, unsent }
+    }
+
+    /// Waits until the events that were told are sent, but no longer than `limit`.
+    pub async fn flush(&self, limit: Duration) {
+        let sent = async {
+            while self.unsent.load(Ordering::Acquire) > 0 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        // What is not sent by then is lost: an event is a courtesy.
+        let _ = timeout(limit, sent).await;
     }
 
     /// The client.
@@ -101,6 +144,22 @@ impl Reporter {
         if previous == Some(status) {
             return Ok(Written::Unchanged);
         }
+        // Nobody closes it.
+        let _turn = aside(self.statuses.acquire()).await.ok();
+        Box::pin(self.write(resource, previous, status)).await
+    }
+
+    async fn write<K, S>(
+        &self,
+        resource: &K,
+        previous: Option<&S>,
+        status: &S,
+    ) -> Result<Written<K>, Error>
+    where
+        K: Kind + HasStatus<Status = S>,
+        S: Status,
+    {
+        let meta = resource.meta();
         let name = meta.name.as_deref().unwrap_or_default();
         let mut version = meta.resource_version.clone();
         for _ in 0..OUTRUN {
@@ -159,28 +218,71 @@ impl Reporter {
         written
     }
 
-    /// Sends the notes as events. What cannot be sent is logged and left: an event is a courtesy.
+    /// Has the notes sent as events, without waiting for it unless a thousand wait already.
     pub(super) async fn notes<K: Kind>(&self, resource: &K, notes: &[Note], now: Timestamp) {
+        self.notes_about(&resource.object_ref(&()), notes, now).await;
+    }
+
+    /// The same about any object.
+    pub(super) async fn notes_about(
+        &self,
+        about: &ObjectReference,
+        notes: &[Note],
+        now: Timestamp,
+    ) {
         for (number, note) in notes.iter().enumerate() {
-            let mut event = event(&resource.object_ref(&()), note, &self.instance, now);
+            let mut event = event(about, note, &self.instance, now);
             // Two events of one moment must not share a name.
             if let (Some(name), true) = (event.metadata.name.as_mut(), number > 0) {
                 name.push_str(&format!(".{number}"));
             }
-            let place = event.metadata.namespace.clone().unwrap_or_default();
-            let events: Api<v1::Event> = Api::namespaced(self.client.clone(), &place);
-            let sent = timeout(EVENT_TIMEOUT, events.create(&PostParams::default(), &event)).await;
-            let failure = match sent {
-                Ok(Ok(_)) => None,
-                Ok(Err(error)) => Some(Cow::Owned(chain(&error))),
-                Err(_) => Some(Cow::Borrowed("no answer")),
-            };
-            self.metrics.event_sent(if failure.is_none() { "ok" } else { "failed" });
-            if let Some(error) = failure {
-                let object = format!("{}/{}", place, resource.meta().name.as_deref().unwrap_or(""));
-                tracing::warn!(object, reason = note.reason, %error, "event could not be sent");
+            self.unsent.fetch_add(1, Ordering::AcqRel);
+            if let Err(back) = self.events.try_send(Box::new(event)) {
+                let (mpsc::error::TrySendError::Full(event)
+                | mpsc::error::TrySendError::Closed(event)) = back;
+                Box::pin(send(&self.client, &self.metrics, &event)).await;
+                self.unsent.fetch_sub(1, Ordering::AcqRel);
             }
         }
+    }
+}
+
+/// Sends events, a few at once, until nobody can tell of one any more.
+async fn carry(
+    client: Client,
+    metrics: Metrics,
+    waiting: mpsc::Receiver<Box<v1::Event>>,
+    unsent: Arc<AtomicUsize>,
+) {
+    let next = |mut waiting: mpsc::Receiver<Box<v1::Event>>| async move {
+        waiting.recv().await.map(|event| (event, waiting))
+    };
+    stream::unfold(waiting, next)
+        .for_each_concurrent(EVENTS_AT_ONCE, |event| {
+            let (client, metrics, unsent) = (&client, &metrics, &unsent);
+            async move {
+                Box::pin(send(client, metrics, &event)).await;
+                unsent.fetch_sub(1, Ordering::AcqRel);
+            }
+        })
+        .await;
+}
+
+/// Sends one event. What cannot be sent is logged and left: an event is a courtesy.
+async fn send(client: &Client, metrics: &Metrics, event: &v1::Event) {
+    let place = event.metadata.namespace.as_deref().unwrap_or_default();
+    let events: Api<v1::Event> = Api::namespaced(client.clone(), place);
+    let sent = timeout(EVENT_TIMEOUT, events.create(&PostParams::default(), event)).await;
+    let failure = match sent {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(Cow::Owned(chain(&error))),
+        Err(_) => Some(Cow::Borrowed("no answer")),
+    };
+    metrics.event_sent(if failure.is_none() { "ok" } else { "failed" });
+    if let Some(error) = failure {
+        let name = event.regarding.as_ref().and_then(|about| about.name.as_deref());
+        let object = format!("{place}/{}", name.unwrap_or_default());
+        tracing::warn!(object, reason = event.reason, %error, "event could not be sent");
     }
 }
 
@@ -236,6 +338,8 @@ pub(super) struct Report<S> {
     pub(super) next: Next,
     /// The pass metric's label.
     pub(super) result: &'static str,
+    /// Why the resource is not ready, if it was not so for this reason before.
+    pub(super) refused: Option<&'static str>,
 }
 
 /// Turns what a pass found, or why it failed, into what is told. The one exit of every pass.
@@ -246,7 +350,7 @@ pub(super) fn judge<S: Status>(
     now: Timestamp,
 ) -> Report<S> {
     let known = previous.conditions();
-    let (mut status, conditions, mut notes, next, result, transition) = match verdict {
+    let (mut status, conditions, mut notes, next, result, reason, transition) = match verdict {
         Ok(Outcome { status, progress, verdicts, notes, next }) => {
             let conditions = condition::conclude(&verdicts, progress, known, generation, now);
             let ready = verdicts.iter().find(|verdict| verdict.kind == READY);
@@ -257,7 +361,8 @@ pub(super) fn judge<S: Status>(
                 Progress::Waiting => "waiting",
                 Progress::Stalled => "stalled",
             };
-            (status, conditions, notes, next, result, transition)
+            let reason = ready.map(|verdict| verdict.reason);
+            (status, conditions, notes, next, result, reason, transition)
         }
         Err(Failure { reason, message, retry, shared }) => {
             let progress = match retry {
@@ -269,13 +374,22 @@ pub(super) fn judge<S: Status>(
             // A failure is worth a warning even at first.
             let transition = transition(known, &conditions, reason, Progress::Stalled, shared);
             // What the pass did not learn stays: a field that is left out would be removed.
-            (previous.clone(), conditions, Vec::new(), Next::Retry(retry), "failed", transition)
+            let next = Next::Retry(retry);
+            (previous.clone(), conditions, Vec::new(), next, "failed", Some(reason), transition)
         }
     };
     // A deed of the same name says it better.
     notes.extend(transition.filter(|t| notes.iter().all(|note| note.reason != t.reason)));
+    let refused = reason.filter(|_| is_new_refusal(known, &conditions));
     status.conclude(conditions, generation);
-    Report { status, notes, next, result }
+    Report { status, notes, next, result, refused }
+}
+
+/// Whether the resource is not ready, and was not so for the same reason before.
+fn is_new_refusal(previous: &[Condition], current: &[Condition]) -> bool {
+    let refused =
+        |conditions| condition::find(conditions, READY).filter(|ready| ready.status == "False");
+    refused(current).is_some_and(|new| refused(previous).is_none_or(|old| old.reason != new.reason))
 }
 
 /// The event that a change of `Ready` is worth. None for a resource that is well from the start,
@@ -386,6 +500,8 @@ mod tests {
         let second = judge(Err(Down(Retry::Soon).into()), &first.status, 2, later);
         assert_eq!(first.status, second.status);
         assert!(second.notes.is_empty());
+        // It is one refusal, however often it is tried again.
+        assert_eq!((first.refused, second.refused), (Some("VaultUnreachable"), None));
     }
 
     #[test]

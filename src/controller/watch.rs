@@ -41,11 +41,14 @@ use crate::{clock, fault::chain, lock::lock, telemetry::Metrics};
 /// What the client adds to it before it takes the connection for dead.
 const WATCH_MARGIN: Duration = Duration::from_secs(5);
 
-/// How long a watch may take to be accepted, and a page of a list to arrive.
+/// How long a page of a list may take to arrive.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a watch may take to be accepted: the API server does so before there is anything to tell.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Objects in one page of a list.
-const PAGE: u32 = 500;
+const PAGE: u32 = 250;
 
 /// A kind that can be watched: any typed resource, or `PartialObjectMeta<K>` for metadata only.
 pub trait Kind:
@@ -105,8 +108,11 @@ pub enum Access {
 
 /// The objects of one kind, as last heard from the API server. A cheap handle.
 pub struct Store<K: Kind> {
-    objects: Arc<RwLock<HashMap<ObjectRef<K>, Arc<K>>>>,
+    objects: Arc<RwLock<Objects<K>>>,
 }
+
+/// The keys are shared with whoever keeps something about an object.
+type Objects<K> = HashMap<Arc<ObjectRef<K>>, Arc<K>>;
 
 impl<K: Kind> Clone for Store<K> {
     fn clone(&self) -> Self {
@@ -131,6 +137,17 @@ impl<K: Kind> Store<K> {
         self.read().get(object).cloned()
     }
 
+    /// The store's own reference to the object, which costs nothing to keep; `None` if it is not there.
+    pub fn key(&self, object: &ObjectRef<K>) -> Option<Arc<ObjectRef<K>>> {
+        self.read().get_key_value(object).map(|(key, _)| Arc::clone(key))
+    }
+
+    /// Every object with its reference, in no order.
+    pub fn entries(&self) -> Vec<(Arc<ObjectRef<K>>, Arc<K>)> {
+        let objects = self.read();
+        objects.iter().map(|(key, object)| (Arc::clone(key), Arc::clone(object))).collect()
+    }
+
     /// Every object, in no order.
     pub fn state(&self) -> Vec<Arc<K>> {
         self.read().values().cloned().collect()
@@ -151,24 +168,26 @@ impl<K: Kind> Store<K> {
         self.read().is_empty()
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<ObjectRef<K>, Arc<K>>> {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Objects<K>> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<ObjectRef<K>, Arc<K>>> {
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Objects<K>> {
         self.objects.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts the object in; the one it replaces, or `Err` if both are the same version.
     fn put(&self, key: &ObjectRef<K>, object: &Arc<K>) -> Result<Option<Arc<K>>, Unchanged> {
         let mut objects = self.write();
-        if let Some(old) = objects.get(key)
-            && old.meta().uid == object.meta().uid
-            && old.meta().resource_version == object.meta().resource_version
+        let Some(held) = objects.get_mut(key) else {
+            return Ok(objects.insert(Arc::new(key.clone()), Arc::clone(object)));
+        };
+        if held.meta().uid == object.meta().uid
+            && held.meta().resource_version == object.meta().resource_version
         {
             return Err(Unchanged);
         }
-        Ok(objects.insert(key.clone(), Arc::clone(object)))
+        Ok(Some(std::mem::replace(held, Arc::clone(object))))
     }
 }
 
@@ -389,17 +408,17 @@ impl<K: Kind> Inner<K> {
     }
 
     /// Drops what the scope no longer holds.
-    fn retain(&self, scope: &Option<String>, seen: &HashSet<ObjectRef<K>>) {
+    fn retain(&self, scope: &Option<String>, seen: &HashSet<Arc<ObjectRef<K>>>) {
         let gone: Vec<_> = self
             .store
             .read()
             .keys()
             .filter(|key| scope.is_none() || key.namespace == *scope)
-            .filter(|key| !seen.contains(key))
+            .filter(|key| !seen.contains(*key))
             .cloned()
             .collect();
         for key in gone {
-            self.deleted(key);
+            self.deleted(ObjectRef::clone(&key));
         }
     }
 
@@ -414,12 +433,12 @@ impl<K: Kind> Inner<K> {
     }
 
     /// The object's key if there is an object to store; one that does not fit counts as absent.
-    fn take(&self, found: Guarded<K>) -> Option<ObjectRef<K>> {
+    fn take(&self, found: Guarded<K>) -> Option<Arc<ObjectRef<K>>> {
         match found {
             Guarded::Fits(object) => {
                 let key = reference(&*object);
                 self.applied(*object);
-                Some(key)
+                self.store.key(&key)
             }
             Guarded::Malformed { namespace, name, error, .. } => {
                 let kind = K::kind(&());
@@ -576,9 +595,9 @@ impl<K: Kind> Follower<K> {
         let began = Instant::now();
         let opened = async {
             let request = request.map_err(kube::Error::BuildRequest)?;
-            timeout(ANSWER_TIMEOUT, client.request_events::<Guarded<K>>(request))
+            timeout(ACCEPT_TIMEOUT, client.request_events::<Guarded<K>>(request))
                 .await
-                .map_err(|_| Broken::Silent(ANSWER_TIMEOUT))?
+                .map_err(|_| Broken::Silent(ACCEPT_TIMEOUT))?
                 .map_err(Broken::from)
         };
         let stream = match opened.await {
@@ -959,7 +978,7 @@ mod tests {
         watched.inner.applied(config_map("other", "gone", "1"));
         let mut changes = watched.subscribe();
         watched.inner.applied(config_map("n", "kept", "1"));
-        let seen = HashSet::from([object_ref(Some("n"), "kept")]);
+        let seen = HashSet::from([Arc::new(object_ref(Some("n"), "kept"))]);
         watched.inner.retain(&Some("n".to_owned()), &seen);
         let batch = changes.next().await;
         assert_eq!(batch.len(), 1, "the other namespace is another stream's: {batch:?}");

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ClientConfig, IdentityConfig, InEffect, KeyRef, LocalRef, Span, StsAccount, WrittenKeys,
-    reasons,
+    Adopt, AuthType, ClientConfig, IdentityConfig, InEffect, KeyRef, LocalRef, PathRule, Span,
+    StsAccount, WrittenKeys, reasons,
 };
 
 /// A Vault whose AWS auth mount we manage, and the tenants that may use it. A tenant never chooses the
@@ -56,6 +56,11 @@ pub struct VaultAwsBackendSpec {
     /// How clients prove their AWS identity.
     #[serde(default)]
     pub aws: AwsSettings,
+    /// What happens where a login of a role would reach the certificates of others, or Vault's own
+    /// settings. Enforce: nothing is written that would open the way. Report: the role's condition
+    /// Isolated says it, and it is written all the same. Default Enforce.
+    #[serde(default)]
+    pub isolation: Isolation,
     /// What becomes of a role in Vault whose tenancy is withdrawn. Hold: nobody logs in for it and
     /// nothing is written; what is there stays. Remove: the role and then its policy are taken away,
     /// if they are ours. Default Hold.
@@ -89,6 +94,16 @@ fn acted_upon() -> Vec<String> {
     ["argocd.argoproj.io/", "reflector.v1.k8s.emberstack.com/", "replicator.v1.mittwald.de/"]
         .map(str::to_owned)
         .to_vec()
+}
+
+/// What a verdict on isolation is for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+pub enum Isolation {
+    /// What would break isolation is not written.
+    #[default]
+    Enforce,
+    /// It is said, and written.
+    Report,
 }
 
 /// The connection to Vault.
@@ -414,12 +429,63 @@ pub struct TenancyRule {
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub iam_roles: Vec<String>,
+    /// IAM user names, in the same way. A user has the directory of certificates that a role of its
+    /// name would have.
+    #[schemars(
+        length(max = 256),
+        inner(length(min = 1, max = 65), pattern(r"^[A-Za-z0-9_=.@-]*\*?$"))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub iam_users: Vec<String>,
+    /// How clients may log in. Default iam. ec2 lets any instance in that a team's binds name.
+    #[schemars(length(min = 1, max = 2))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[serde(default = "auth_types")]
+    pub auth_types: Vec<AuthType>,
+    /// Whether a role may infer EC2 instances from the names of sessions. Default false.
+    #[serde(default)]
+    pub allow_inference: bool,
+    /// Whether a role's principals may end in *. Default false.
+    #[serde(default)]
+    pub allow_wildcard_principals: bool,
+    /// Names in Vault that a role may ask for by vaultName; a trailing * is a prefix. Default none.
+    #[schemars(
+        length(max = 256),
+        inner(length(min = 1, max = 129), pattern(r"^[A-Za-z0-9_.-]*\*?$"))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// How far a role's adopt may reach. Default Never.
+    #[serde(default)]
+    pub adopt: Adopt,
     /// How a VaultCertSync may get its AWS identity. Default AssumeRole, ServiceAccount and Secret;
     /// Ambient, the operator's own identity, only if it is listed.
     #[schemars(length(max = 4))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[serde(default = "identities")]
     pub identities: Vec<IdentityKind>,
+    /// Policies of Vault that a VaultAwsRole may name in token.additionalPolicies. Vault folds their
+    /// case. The operator must be allowed to read them, and to attach them to roles.
+    #[schemars(
+        length(max = 32),
+        inner(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))
+    )]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub additional_policies: Vec<String>,
+    /// Paths of Vault beyond the certificates that a VaultAwsRole may open in policy.extraRules, and
+    /// that the policies of its logins may open. One of these must cover a rule with its path and all of
+    /// its capabilities.
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_rules: Vec<PathRule>,
+    /// The longest life of a token: no duration of a VaultAwsRole's token may be longer, and where it
+    /// sets no maximum, this is written as the role's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_token_ttl: Option<Span>,
 }
 
 /// Namespaces by name or by label; exactly one.
@@ -614,6 +680,9 @@ fn sts_audience() -> String {
 }
 fn external_id() -> String {
     "{clusterId}/{namespace}".into()
+}
+fn auth_types() -> Vec<AuthType> {
+    vec![AuthType::Iam]
 }
 fn identities() -> Vec<IdentityKind> {
     vec![IdentityKind::AssumeRole, IdentityKind::ServiceAccount, IdentityKind::Secret]

@@ -438,6 +438,17 @@ pub enum SourceRemoval {
     Delete,
 }
 
+impl VaultCertSync {
+    /// The name of the role that it refers to; `None` if it names a principal.
+    pub fn role_name(&self) -> Option<String> {
+        match (&self.spec.role_ref, &self.spec.principal) {
+            (Some(role), _) => Some(role.name.clone()),
+            (None, Some(_)) => None,
+            (None, None) => self.metadata.name.clone(),
+        }
+    }
+}
+
 /// What was delivered, and what was not and why.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

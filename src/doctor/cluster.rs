@@ -9,7 +9,9 @@ use kube::ResourceExt;
 use super::{Finding, Mark};
 use crate::{
     cert::desired::{identity_kind, role_name},
-    crd::{CertificateState, CertificateStatus, VaultAwsBackend, VaultAwsRole, VaultCertSync},
+    crd::{
+        CertificateState, CertificateStatus, IamKind, VaultAwsBackend, VaultAwsRole, VaultCertSync,
+    },
     tenancy,
 };
 
@@ -180,8 +182,9 @@ pub fn role(role: &VaultAwsRole, around: &Around) -> Vec<Finding> {
             namespace: role.metadata.namespace.as_deref().unwrap_or_default(),
             labels,
             account: &role.spec.account_id,
-            iam_role: &role.spec.iam_role,
+            iam: role.spec.iam_name(),
             identity: None,
+            beyond: tenancy::Beyond::default(),
         };
         granted(around, request).unwrap_or_else(|| passed(TENANCY, &said, &ROLE_LINKS))
     }));
@@ -199,6 +202,18 @@ pub fn role(role: &VaultAwsRole, around: &Around) -> Vec<Finding> {
         }
         false => passed(ROLE, &said, &ROLE_LINKS),
     }));
+    if let Some(isolated) = said.condition("Isolated") {
+        findings.push(match isolated.status.as_str() {
+            "True" => Finding::good("Isolation", &isolated.message),
+            "False" => Finding::doubt(
+                "Isolation",
+                &isolated.reason,
+                &isolated.message,
+                "narrow that policy in Vault, or leave it out of the role",
+            ),
+            _ => Finding::skipped("Isolation", &isolated.message),
+        });
+    }
     unless_told(findings, &said)
 }
 
@@ -328,19 +343,22 @@ fn tenancy_of_sync(sync: &VaultCertSync, said: &Said<'_>, around: &Around) -> Fi
         return denied;
     }
     let principal = match (&sync.spec.principal, &around.role) {
-        (Some(principal), _) => Some((&principal.account_id, &principal.iam_role)),
-        (None, Some(role)) => Some((&role.spec.account_id, &role.spec.iam_role)),
+        (Some(principal), _) => {
+            Some((&principal.account_id, (IamKind::Role, principal.iam_role.as_str())))
+        }
+        (None, Some(role)) => Some((&role.spec.account_id, role.spec.iam_name())),
         (None, None) => None,
     };
-    let Some((account, iam_role)) = principal else {
+    let Some((account, iam)) = principal else {
         return Finding::skipped(TENANCY, "needs the role");
     };
     let request = |labels| tenancy::Request {
         namespace: sync.metadata.namespace.as_deref().unwrap_or_default(),
         labels,
         account,
-        iam_role,
+        iam,
         identity: Some(identity_kind(sync)),
+        beyond: tenancy::Beyond::default(),
     };
     granted(around, request).unwrap_or_else(|| passed(TENANCY, said, &SYNC_LINKS))
 }
@@ -634,15 +652,16 @@ fn cure(reason: &str) -> &'static str {
         "Suspended" => "set spec.suspend to false when it shall go on",
         "MetadataDenied" => "take that label or annotation out of spec.target",
         "NoServiceAccountAccess" => {
-            "apply deploy/tenant/service-accounts in this namespace, and let the ServiceAccount consent \
-             by the annotation vaultaws.dev/allow-sync"
+            "apply what `vault-aws policy --kubernetes -n <namespace> --service-account <name>` prints, \
+             and let the ServiceAccount consent by the annotation vaultaws.dev/allow-sync"
         }
         "PasswordNotReady" => {
             "make the Secret with the keystore's password, with the key that is named"
         }
         "TooManyDirectories" => "narrow spec.certificates, or turn recursive off",
         "NoDeleteAccess" => {
-            "give the syncer the right to delete Secrets in this namespace (deploy/tenant)"
+            "apply what `vault-aws policy --kubernetes -n <namespace> --delete-secrets` prints: the \
+             syncer's right to delete Secrets there"
         }
         "VersionNotFound" => "name a version that the entry has",
         "ExpiresTooSoon" | "DnsNameMissing" | "ChainIncomplete" => {
@@ -657,7 +676,10 @@ fn cure(reason: &str) -> &'static str {
         "ReferenceInvalid" => "correct the ConfigMap or Secret that the message names",
         "VersionUnsafe" => "update Vault to a version with the fixes",
         "NotKvV2" => "certificates.mount of the backend has to be a KV version 2 engine",
-        "NoSecretAccess" => "apply deploy/tenant in this namespace: the syncer's rights on Secrets",
+        "NoSecretAccess" => {
+            "apply what `vault-aws policy --kubernetes -n <namespace>` prints: the syncer's rights on \
+             Secrets there"
+        }
         "Malformed" | "MissingField" | "Ambiguous" | "UnsupportedFormat" | "UnsupportedKey"
         | "EncryptedKey" | "TooLarge" => {
             "write certificate and private_key as PEM (ca_chain and issuing_ca are optional) to the \

@@ -6,6 +6,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::future::BoxFuture;
@@ -14,7 +15,7 @@ use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 use hyper_timeout::TimeoutConnector;
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
-    rt::TokioExecutor,
+    rt::{TokioExecutor, TokioTimer},
 };
 use kube::{
     Client, Config,
@@ -77,20 +78,33 @@ type Late = LateBody<Body, MayWrite>;
 type MayWrite = Box<dyn Fn() -> bool + Send + Sync>;
 type Connector = TimeoutConnector<hyper_rustls::HttpsConnector<HttpConnector>>;
 
-/// A Kubernetes client that changes something only while this replica leads.
+/// How long a connection may wait for its next request. One that a network cut without a word is
+/// found only by a request that gets no answer; so few are kept, and not for long.
+const IDLE: Duration = Duration::from_secs(15);
+
+/// A Kubernetes client that changes something only while this replica leads, and keeps so many
+/// connections for requests to come.
 ///
-/// It is kube's own stack but for the body, which kube gives no way to wrap: timeouts, authentication
-/// and headers are those of `config`; it repeats nothing.
+/// It is kube's own stack but for the body and the pool, into which kube lets nobody reach: timeouts,
+/// authentication and headers are those of `config`; it repeats nothing.
 ///
 /// # Errors
 /// As kube's own client: certificates or credentials that cannot be used.
-pub fn fenced_client(config: Config, leadership: Leadership) -> kube::Result<Client> {
+pub fn fenced_client(
+    config: Config,
+    leadership: Leadership,
+    connections: usize,
+) -> kube::Result<Client> {
     let mut connector = TimeoutConnector::new(config.rustls_https_connector()?);
     connector.set_connect_timeout(config.connect_timeout);
     connector.set_read_timeout(config.read_timeout);
     connector.set_write_timeout(config.write_timeout);
     connector.set_reset_reader_on_write(config.reset_reader_on_write);
-    let http = HttpClient::builder(TokioExecutor::new()).build(connector);
+    let http = HttpClient::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(connections)
+        .build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)

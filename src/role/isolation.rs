@@ -189,7 +189,7 @@ impl fmt::Display for Finding {
         match (reason, rule) {
             (Reason::RootPolicy, _) => write!(f, "the policy `{policy}` may do everything"),
             (_, Some((path, capabilities))) => {
-                write!(f, "policy `{policy}` grants {capabilities} on `{path}`")
+                write!(f, "policy `{policy}` grants {capabilities} on `{}`", path.escape_debug())
             }
             (Reason::DanglingPolicy, _) => write!(f, "policy `{policy}` does not exist"),
             (Reason::PolicyUnreadable, _) => write!(f, "policy `{policy}` cannot be read"),
@@ -279,6 +279,22 @@ fn rules<'a>(policies: &'a [(&'a str, Policy)]) -> impl Iterator<Item = (&'a str
     policies.iter().flat_map(|(name, policy)| policy.rules.iter().map(|rule| (*name, rule)))
 }
 
+/// What belongs to all: the mount of the certificates, and Vault's own.
+fn protected(mount: &str) -> Vec<Pattern> {
+    // The mount itself too: listing it may be decided by a rule for its path without the slash.
+    let both = |mount| [Pattern::exact(mount), Pattern::below(mount)];
+    PROTECTED.into_iter().chain([mount]).flat_map(both).collect()
+}
+
+/// Whether an extra reaches what belongs to all. An admin may grant that to policies that others write;
+/// a team's own rule never gets it.
+pub fn is_protected(mount: &str, extra: &Extra) -> bool {
+    // What cannot be read could be anything.
+    Pattern::parse(&extra.path).is_none_or(|pattern| {
+        protected(mount).iter().any(|protected| pattern.meet(protected).is_some())
+    })
+}
+
 /// Where a rule lies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Place {
@@ -365,11 +381,7 @@ impl Bounds {
         for Extra { path, capabilities } in *extras {
             allowed.push(Allowed::new(path, capabilities.granted(), true));
         }
-        let mut protected = Vec::new();
-        for mount in PROTECTED.into_iter().chain([*mount]) {
-            // The mount itself too: listing it may be decided by a rule for its path without the slash.
-            protected.extend([Pattern::exact(mount), Pattern::below(mount)]);
-        }
+        let protected = protected(mount);
         let mut own_mounts = protected.clone();
         own_mounts.extend([Pattern::exact(CUBBYHOLE), Pattern::below(CUBBYHOLE)]);
         let (denied, shadows) = denials(policies);

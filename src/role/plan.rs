@@ -11,7 +11,10 @@ use super::{
     desired::{Desired, Names},
     observe::Observed,
 };
-use crate::vault::aws_auth::{Role, RoleWrite};
+use crate::{
+    crd::AuthType,
+    vault::aws_auth::{Role, RoleWrite},
+};
 
 /// The steps to what is desired, in their order.
 #[derive(Clone, Debug, Default)]
@@ -100,16 +103,22 @@ pub fn removal(names: &Names, removable: Removable) -> Plan {
     plan
 }
 
-const IAM: &str = "iam";
-
+/// All that is not as Vault makes a new role anyway.
 fn created(desired: &Desired) -> RoleWrite {
-    RoleWrite {
-        auth_type: Some(IAM.into()),
-        bound_iam_principal_arn: Some(vec![desired.principal.clone()]),
-        resolve_aws_unique_ids: Some(desired.unique_ids),
-        token_policies: Some(vec![desired.names.policy.clone()]),
+    let mut fields = RoleWrite {
+        auth_type: Some(desired.auth_type.as_str().to_owned()),
+        token_policies: Some(desired.token_policies()),
+        token_no_default_policy: desired.no_default_policy.then_some(true),
         ..RoleWrite::default()
+    };
+    if desired.auth_type == AuthType::Iam {
+        fields.bound_iam_principal_arn = Some(desired.principals.clone());
+        fields.resolve_aws_unique_ids = Some(desired.unique_ids);
     }
+    let nothing = Role::default();
+    desired.instances.change(&nothing, &mut fields, &mut Vec::new());
+    desired.token.change(&nothing, &mut fields, &mut Vec::new());
+    fields
 }
 
 #[derive(Default)]
@@ -123,31 +132,44 @@ impl Change {
     fn between(desired: &Desired, role: &Role) -> Self {
         let mut change = Self::default();
         change.policies(desired, role);
-        if role.auth_type != IAM {
+        if role.auth_type != desired.auth_type.as_str() {
             // What binds a role differs by auth type, so the rest has nothing to compare with.
             change.stuck.push("auth_type");
             return change;
         }
-        change.principal(desired, role);
-        change.inference(role);
+        if desired.auth_type == AuthType::Iam {
+            change.principals(desired, role);
+        }
+        let Self { fields, changed, .. } = &mut change;
+        desired.instances.change(role, fields, changed);
+        desired.token.change(role, fields, changed);
+        if !changed.is_empty() {
+            desired.token.keep_networks(fields);
+        }
         change
     }
 
-    /// The legacy `policies` count too; Vault drops them when `token_policies` is written.
+    /// The legacy `policies` count too: Vault shows them where the role was written by that key, and
+    /// drops them when `token_policies` is written.
     fn policies(&mut self, desired: &Desired, role: &Role) {
-        let want = BTreeSet::from([desired.names.policy.clone()]);
-        if folded(&role.token_policies) != want || !role.policies.is_empty() {
-            self.fields.token_policies = Some(want.into_iter().collect());
+        let want = desired.token_policies();
+        let differs = |names: &Vec<String>| folded(names) != folded(&want);
+        if differs(&role.token_policies) || (!role.policies.is_empty() && differs(&role.policies)) {
+            self.fields.token_policies = Some(want);
             self.changed.push("token_policies");
+        }
+        if role.token_no_default_policy != desired.no_default_policy {
+            self.fields.token_no_default_policy = Some(desired.no_default_policy);
+            self.changed.push("token_no_default_policy");
         }
     }
 
-    fn principal(&mut self, desired: &Desired, role: &Role) {
-        let want = BTreeSet::from([desired.principal.as_str()]);
+    fn principals(&mut self, desired: &Desired, role: &Role) {
+        let want: BTreeSet<&str> = desired.principals.iter().map(String::as_str).collect();
         let have: BTreeSet<&str> =
             role.bound_iam_principal_arn.iter().map(|arn| arn.trim()).collect();
-        if have != want {
-            self.fields.bound_iam_principal_arn = Some(vec![desired.principal.clone()]);
+        if have != want || desired.rebind {
+            self.fields.bound_iam_principal_arn = Some(desired.principals.clone());
             self.changed.push("bound_iam_principal_arn");
         }
         match (desired.unique_ids, role.resolve_aws_unique_ids) {
@@ -159,48 +181,28 @@ impl Change {
             (true, true) | (false, false) => {}
         }
     }
-
-    /// An inferred identity lets EC2 instances in, so it is owned and off. Vault switches it off only
-    /// if both fields are sent empty, and the binds that need it with them.
-    fn inference(&mut self, role: &Role) {
-        if role.inferred_entity_type.is_empty() && role.inferred_aws_region.is_empty() {
-            return;
-        }
-        let fields = &mut self.fields;
-        fields.inferred_entity_type = Some(String::new());
-        fields.inferred_aws_region = Some(String::new());
-        self.changed.push("inferred_entity_type");
-        for (name, have, write) in [
-            ("bound_account_id", &role.bound_account_id, &mut fields.bound_account_id),
-            ("bound_ami_id", &role.bound_ami_id, &mut fields.bound_ami_id),
-            (
-                "bound_ec2_instance_id",
-                &role.bound_ec2_instance_id,
-                &mut fields.bound_ec2_instance_id,
-            ),
-            (
-                "bound_iam_instance_profile_arn",
-                &role.bound_iam_instance_profile_arn,
-                &mut fields.bound_iam_instance_profile_arn,
-            ),
-            ("bound_iam_role_arn", &role.bound_iam_role_arn, &mut fields.bound_iam_role_arn),
-            ("bound_subnet_id", &role.bound_subnet_id, &mut fields.bound_subnet_id),
-            ("bound_vpc_id", &role.bound_vpc_id, &mut fields.bound_vpc_id),
-        ] {
-            if !have.is_empty() {
-                *write = Some(Vec::new());
-                self.changed.push(name);
-            }
-        }
-    }
 }
 
 /// Names of policies as Vault folds them when a token is made.
-fn folded<'a>(names: impl IntoIterator<Item = &'a String>) -> BTreeSet<String> {
+pub(super) fn folded<'a>(names: impl IntoIterator<Item = &'a String>) -> BTreeSet<String> {
     names.into_iter().map(|name| name.trim().to_ascii_lowercase()).collect()
 }
 
 impl Plan {
+    /// What differs in Vault: `policy`, `role` (there is none), or fields of the role.
+    pub fn differences(&self) -> Vec<String> {
+        let mut found: Vec<&str> = Vec::new();
+        for step in &self.steps {
+            match step {
+                Step::WritePolicy { .. } | Step::DeletePolicy { .. } => found.push("policy"),
+                Step::WriteRole { changed, .. } if !changed.is_empty() => found.extend(changed),
+                Step::WriteRole { .. } | Step::DeleteRole { .. } => found.push("role"),
+            }
+        }
+        found.extend(&self.stuck);
+        found.into_iter().map(str::to_owned).collect()
+    }
+
     /// The steps on one line, for events and the status.
     pub fn summary(&self) -> String {
         self.steps.iter().map(Step::to_string).collect::<Vec<_>>().join("; ")
@@ -240,7 +242,7 @@ pub(super) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::role::desired::tests::desired;
+    use crate::role::desired::tests::{backend, desired};
 
     /// The role of the minimal spec as Vault answers it, changed at some keys.
     pub(in crate::role) fn role(changes: Value) -> Role {
@@ -330,8 +332,64 @@ pub(super) mod tests {
     #[test]
     fn fields_that_are_not_ours_are_never_drift() {
         assert_eq!(
-            text(json!({}), json!({"token_ttl": 600, "token_bound_cidrs": ["10.0.0.0/8"]})),
+            text(json!({}), json!({"role_tag": "x", "alias_metadata": {"team": "a"}, "new": 1})),
             ""
+        );
+    }
+
+    #[test]
+    fn what_differs_is_named_by_policy_role_and_fields() {
+        let desired = desired(json!({}), json!({}));
+        let differences = |found: Observed| plan(&desired, &found).differences();
+        assert_eq!(differences(Observed::default()), ["policy", "role"]);
+        let in_vault = json!({"token_ttl": 60, "resolve_aws_unique_ids": true});
+        let found = Observed { role: Some(role(in_vault)), policy: Some(desired.policy.clone()) };
+        assert_eq!(differences(found), ["token_ttl", "resolve_aws_unique_ids"]);
+    }
+
+    #[test]
+    fn a_principal_that_is_the_same_is_sent_only_to_bind_again() {
+        let in_vault = json!({"resolve_aws_unique_ids": true, "bound_iam_principal_id": ["AROA1"]});
+        let mut desired = desired(json!({"resolveAwsUniqueIds": true}), json!({}));
+        let found = Observed { role: Some(role(in_vault)), policy: Some(desired.policy.clone()) };
+        assert_eq!(plan(&desired, &found).to_string(), "");
+        desired.rebind = true;
+        let again = plan(&desired, &found);
+        assert_eq!(
+            serde_json::to_value(fields(&again)).unwrap(),
+            json!({"bound_iam_principal_arn": ["arn:aws:iam::111122223333:role/web"]})
+        );
+    }
+
+    #[test]
+    fn networks_of_ipv6_are_sent_along_with_any_change() {
+        let sent = |network: &str| {
+            let spec = json!({"token": {"boundCidrs": [network]}});
+            let in_vault = json!({"token_bound_cidrs": [network], "token_ttl": 60});
+            let plan = against(spec, in_vault);
+            assert_eq!(plan.to_string(), "write role web: token_ttl\n");
+            serde_json::to_value(fields(&plan)).unwrap()
+        };
+        assert_eq!(sent("10.0.0.0/8"), json!({"token_ttl": 0}));
+        assert_eq!(sent("::1"), json!({"token_ttl": 0, "token_bound_cidrs": ["::1"]}));
+    }
+
+    #[test]
+    fn a_new_ec2_role_is_sent_no_key_of_iam() {
+        let spec = json!({"authType": "ec2", "ec2": {"amiIds": ["ami-1"]}, "token": {"ttl": "1h"}});
+        let mut granting = serde_json::to_value(backend(json!({})).spec.tenancy).unwrap();
+        granting[0]["authTypes"] = json!(["ec2"]);
+        let desired = desired(spec, json!({"tenancy": granting}));
+        let plan = plan(&desired, &Observed { role: None, policy: Some(desired.policy.clone()) });
+        assert_eq!(
+            serde_json::to_value(fields(&plan)).unwrap(),
+            json!({
+                "auth_type": "ec2",
+                "bound_account_id": ["111122223333"],
+                "bound_ami_id": ["ami-1"],
+                "token_policies": ["vaultaws-web-policy"],
+                "token_ttl": 3600,
+            })
         );
     }
 
@@ -374,10 +432,53 @@ pub(super) mod tests {
         }
     }
 
+    /// A backend whose rule says so.
+    fn rule(more: (&str, Value)) -> Value {
+        let mut rule = json!({
+            "name": "team-a",
+            "namespaces": {"names": ["team-a"]},
+            "accounts": ["111122223333"],
+            "iamRoles": ["web"],
+        });
+        rule[more.0] = more.1;
+        json!({"tenancy": [rule]})
+    }
+
     #[test]
-    fn legacy_policies_are_replaced() {
-        let in_vault = json!({"policies": ["vaultaws-web-policy"]});
-        assert_eq!(text(json!({}), in_vault), "write role web: token_policies\n");
+    fn whether_default_is_left_out_is_ours_to_say() {
+        let without = json!({"token": {"noDefaultPolicy": true}});
+        let plan = against(without.clone(), json!({}));
+        assert_eq!(plan.to_string(), "write role web: token_no_default_policy\n");
+        assert_eq!(text(without, json!({"token_no_default_policy": true})), "");
+        let plan = against(json!({}), json!({"token_no_default_policy": true}));
+        assert_eq!(
+            serde_json::to_value(fields(&plan)).unwrap(),
+            json!({"token_no_default_policy": false})
+        );
+    }
+
+    #[test]
+    fn the_longest_life_of_a_token_is_written_where_a_rule_says_it() {
+        let desired = desired(json!({}), rule(("maxTokenTtl", json!("1h"))));
+        let against = |changes: Value| {
+            let policy = Some(desired.policy.clone());
+            plan(&desired, &Observed { role: Some(role(changes)), policy }).to_string()
+        };
+        assert_eq!(against(json!({})), "write role web: token_max_ttl\n");
+        assert_eq!(against(json!({"token_max_ttl": 3600})), "");
+        assert_eq!(
+            against(json!({"token_max_ttl": 7200, "token_ttl": 3601, "token_period": 9999})),
+            "write role web: token_ttl, token_max_ttl, token_period\n"
+        );
+        assert_eq!(created(&desired).token_max_ttl, Some(3600));
+    }
+
+    #[test]
+    fn legacy_policies_are_replaced_unless_they_say_the_same() {
+        let same = json!({"policies": ["vaultaws-web-policy"]});
+        assert_eq!(text(json!({}), same), "");
+        let other = json!({"policies": ["vaultaws-web-policy", "admin"]});
+        assert_eq!(text(json!({}), other), "write role web: token_policies\n");
     }
 
     #[test]

@@ -8,7 +8,11 @@ use std::fmt::{self, Write as _};
 
 use sha2::{Digest, Sha256};
 
-use crate::{crd::Certificates, naming::IamRole};
+use crate::{
+    crd::{CertificateAccess, Certificates, PathRule},
+    naming::IamRole,
+    vault::acl::strip_slash,
+};
 
 /// Begins each mark. Another version would be read by other rules, so it is nobody's we know.
 const MARK: &str = "# vault-aws-operator v1";
@@ -71,20 +75,55 @@ pub struct Rule {
     /// The path; a trailing `*` is a prefix.
     pub path: String,
     /// Vault's words.
-    pub capabilities: &'static [&'static str],
+    pub capabilities: Vec<&'static str>,
 }
 
-/// What an IAM role may do: read and list its own directory, and nothing else.
+/// What an IAM role may do in its own directory.
 ///
 /// The exact rule for the directory itself is there because Vault tries exact rules first when it
-/// lists: the broader glob of another policy would win over our glob.
-pub fn rules(certificates: &Certificates, iam_role: &IamRole) -> Vec<Rule> {
+/// lists: the broader glob of another policy would win over our glob. Who writes may also delete
+/// versions and take that back; destroying them, or all of an entry, is left to people.
+pub fn rules(
+    certificates: &Certificates,
+    iam_role: &IamRole,
+    access: CertificateAccess,
+) -> Vec<Rule> {
     let (mount, directory) = (&certificates.mount, iam_role.directory(certificates));
-    vec![
-        Rule { path: format!("{mount}/data/{directory}/*"), capabilities: &["read", "list"] },
-        Rule { path: format!("{mount}/metadata/{directory}/*"), capabilities: &["read", "list"] },
-        Rule { path: format!("{mount}/metadata/{directory}/"), capabilities: &["list"] },
-    ]
+    let rule = |operation: &str, rest: &str, capabilities: &[&'static str]| Rule {
+        path: format!("{mount}/{operation}/{directory}/{rest}"),
+        capabilities: capabilities.to_vec(),
+    };
+    let data: &[_] = match access {
+        CertificateAccess::None => return Vec::new(),
+        CertificateAccess::Read => &["read", "list"],
+        CertificateAccess::ReadWrite => &["read", "list", "create", "update", "patch", "delete"],
+    };
+    let mut rules = vec![
+        rule("data", "*", data),
+        rule("metadata", "*", &["read", "list"]),
+        rule("metadata", "", &["list"]),
+    ];
+    if access == CertificateAccess::ReadWrite {
+        rules.extend(["delete", "undelete"].map(|operation| rule(operation, "*", &["update"])));
+    }
+    rules
+}
+
+/// Adds what a team asked for besides. A path stands in a policy once, with all that is allowed there.
+pub fn add(rules: &mut Vec<Rule>, extras: &[PathRule]) {
+    for PathRule { path, capabilities } in extras {
+        let place = rules.iter().position(|rule| strip_slash(&rule.path) == strip_slash(path));
+        let place = place.unwrap_or_else(|| {
+            rules.push(Rule { path: path.clone(), capabilities: Vec::new() });
+            rules.len() - 1
+        });
+        let Some(rule) = rules.get_mut(place) else { continue };
+        for word in capabilities.iter().map(|capability| capability.as_str()) {
+            if !rule.capabilities.contains(&word) {
+                rule.capabilities.push(word);
+            }
+        }
+    }
 }
 
 /// The policy in HCL. The same owner and rules give the same bytes.
@@ -110,7 +149,7 @@ pub fn fingerprint(text: &str) -> String {
 
 /// A string of HCL. `$` is escaped by its number, because `${` begins an interpolation within which
 /// quotes are not special, and HCL 1 knows no other escape for it.
-fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut quoted = String::from('"');
     for character in text.chars() {
         match character {
@@ -132,7 +171,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::crd::Partition;
+    use crate::crd::{Capability, Partition};
 
     fn marker() -> Marker {
         Marker {
@@ -149,10 +188,55 @@ mod tests {
         IamRole::parse(Partition::Aws, "111122223333", "Web", "/").unwrap()
     }
 
+    fn read_only() -> Vec<Rule> {
+        rules(&Certificates::default(), &web(), CertificateAccess::Read)
+    }
+
+    fn lines(rules: &[Rule]) -> Vec<String> {
+        let line = |rule: &Rule| format!("{}: {}", rule.path, rule.capabilities.join(" "));
+        rules.iter().map(line).collect()
+    }
+
+    #[test]
+    fn who_writes_never_destroys() {
+        assert_eq!(
+            lines(&rules(&Certificates::default(), &web(), CertificateAccess::ReadWrite)),
+            [
+                "secret/data/certs/111122223333/Web/*: read list create update patch delete",
+                "secret/metadata/certs/111122223333/Web/*: read list",
+                "secret/metadata/certs/111122223333/Web/: list",
+                "secret/delete/certs/111122223333/Web/*: update",
+                "secret/undelete/certs/111122223333/Web/*: update",
+            ]
+        );
+    }
+
+    #[test]
+    fn without_certificates_there_are_only_the_extras() {
+        let mut rules = rules(&Certificates::default(), &web(), CertificateAccess::None);
+        assert!(rules.is_empty());
+        let extra = |path: &str, capabilities: &[Capability]| PathRule {
+            path: path.into(),
+            capabilities: capabilities.to_vec(),
+        };
+        add(&mut rules, &[extra("pki/issue/web", &[Capability::Update, Capability::Update])]);
+        assert_eq!(lines(&rules), ["pki/issue/web: update"]);
+    }
+
+    #[test]
+    fn an_extra_on_a_path_of_ours_adds_to_its_rule() {
+        let mut rules = read_only();
+        let path = rules[1].path.clone();
+        let capabilities = vec![Capability::List, Capability::Patch];
+        add(&mut rules, &[PathRule { path, capabilities }]);
+        assert_eq!(rules.len(), 3);
+        assert_eq!(rules[1].capabilities, ["read", "list", "patch"]);
+    }
+
     #[test]
     fn a_policy_is_a_mark_and_three_rules() {
         assert_eq!(
-            text(&marker(), &rules(&Certificates::default(), &web())),
+            text(&marker(), &read_only()),
             r#"# vault-aws-operator v1 cluster=prod-1 namespace=team-a name=web uid=5d1e role=teams/aws/web
 
 path "secret/data/certs/111122223333/Web/*" {
@@ -172,7 +256,7 @@ path "secret/metadata/certs/111122223333/Web/" {
 
     #[test]
     fn a_mark_is_read_from_the_first_line_of_a_policy() {
-        let policy = text(&marker(), &rules(&Certificates::default(), &web()));
+        let policy = text(&marker(), &read_only());
         assert_eq!(Marker::parse(&policy), Some(marker()));
     }
 
@@ -285,7 +369,7 @@ path "secret/metadata/certs/111122223333/Web/" {
         ) {
             let iam_role = IamRole::parse(Partition::Aws, &account, &name, "/").unwrap();
             let certificates = Certificates { mount: mount.clone(), base_path: base_path.clone() };
-            let written = text(&marker(), &rules(&certificates, &iam_role));
+            let written = text(&marker(), &rules(&certificates, &iam_role, CertificateAccess::Read));
             let both = vec!["read".to_owned(), "list".to_owned()];
             let own = format!("{base_path}/{account}/{name}/");
             prop_assert_eq!(read(&written), Some(vec![
@@ -301,7 +385,7 @@ path "secret/metadata/certs/111122223333/Web/" {
         ) {
             let rules: Vec<Rule> = paths
                 .iter()
-                .map(|path| Rule { path: path.clone(), capabilities: &["read"] })
+                .map(|path| Rule { path: path.clone(), capabilities: vec!["read"] })
                 .collect();
             let meant = paths.iter().map(|path| (path.clone(), vec!["read".to_owned()])).collect();
             prop_assert_eq!(read(&text(&marker(), &rules)), Some(meant));

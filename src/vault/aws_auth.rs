@@ -18,7 +18,7 @@ use super::{
 use crate::redacted::Redacted;
 
 /// A role as Vault has it. Times are seconds; lists keep Vault's order.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
 pub struct Role {
     /// `iam` or `ec2`; cannot change.

@@ -323,7 +323,7 @@ impl<K: Eq + Hash + Clone, E: Fault> Sessions<K, E> {
         };
         if let Err(error) = check(&login) {
             if login.is_revocable() {
-                end(&login.caller(client)).await;
+                Box::pin(end(&login.caller(client))).await;
             }
             return Err(Failure::Login(slot.failed(error)));
         }
@@ -334,7 +334,7 @@ impl<K: Eq + Hash + Clone, E: Fault> Sessions<K, E> {
         if self.is_closing() {
             // Shutdown went by while we were asking: it did not see this token.
             slot.take();
-            session.end().await;
+            Box::pin(session.end()).await;
             return Err(Failure::Closing);
         }
         Ok(session)
@@ -349,7 +349,8 @@ impl<K: Eq + Hash + Clone, E: Fault> Sessions<K, E> {
         let Ok(_turn) = slot.turn.try_lock() else {
             return Some(session);
         };
-        match renew_self(session.caller(), None).await {
+        // Rare and large: many wait here for one login, and each holds the room of this future.
+        match Box::pin(renew_self(session.caller(), None)).await {
             Ok(renewal) => session.renewed(&renewal, Instant::now()),
             Err(error) if may_pass(error.cause()) => {
                 *lock(&session.0.renew_not_before) = Some(Instant::now() + RENEW_AGAIN);

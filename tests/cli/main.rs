@@ -2,5 +2,8 @@
 //! No server is needed here; what needs one is in `tests/world`.
 
 mod credential_process;
+mod import;
 mod login;
+mod plan;
+mod policy;
 mod program;

@@ -17,7 +17,10 @@ use vault_aws_operator::{
     vault::acl::{Acl, Dialect, Operation, Policy},
 };
 
-use crate::world::{PATIENCE, World};
+use crate::{
+    dice::Dice,
+    world::{PATIENCE, World},
+};
 
 tests![
     the_evaluator_decides_as_vault_does,
@@ -26,45 +29,13 @@ tests![
 ];
 
 const SEED: u64 = 20_261_121;
+const SEED_VARIABLE: &str = "VAULT_AWS_ACL_SEED";
 /// Sets of policies, each with a token; at each some paths and requests are tried.
 const SETS: usize = 280;
 const PATHS: usize = 30;
 /// Sets of policies whose isolation is judged, and paths of neighbours tried at each that is isolated.
 const JUDGED: usize = 420;
 const NEIGHBOURS: usize = 60;
-
-/// SplitMix64: the same questions on every machine.
-struct Dice(u64);
-
-impl Dice {
-    fn new(test: &str) -> Self {
-        let seed = std::env::var("VAULT_AWS_ACL_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = seed.unwrap_or(SEED);
-        say(&format!("acl::{test}: seed {seed}"));
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(limit).expect("small")).expect("small")
-    }
-
-    /// Once in `times`.
-    fn once_in(&mut self, times: usize) -> bool {
-        self.below(times) == 0
-    }
-
-    fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
-        from[self.below(from.len())]
-    }
-}
 
 fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
@@ -250,7 +221,7 @@ fn is_plain(path: &str) -> bool {
 
 async fn the_evaluator_decides_as_vault_does(world: World) {
     let mount = world.kv_mount();
-    let mut dice = Dice::new("the_evaluator_decides_as_vault_does");
+    let mut dice = Dice::new("acl::the_evaluator_decides_as_vault_does", SEED_VARIABLE, SEED);
     let (mut compared, mut granted, mut requests, mut allowed) = (0, 0, 0, 0);
     let mut by_order = 0;
     let mut wrong = Vec::new();
@@ -495,7 +466,7 @@ async fn strange_texts_say_what_vault_takes_them_for(world: World) {
 async fn what_is_isolated_reaches_no_neighbour(world: World) {
     let mount = world.kv_mount();
     let directory = "certs/111/web";
-    let mut dice = Dice::new("what_is_isolated_reaches_no_neighbour");
+    let mut dice = Dice::new("acl::what_is_isolated_reaches_no_neighbour", SEED_VARIABLE, SEED);
     let default = world.vault_policy("default").await.expect("the policy `default`");
     let verdict = |texts: &[String]| {
         let names: Vec<String> = (0..texts.len()).map(|index| format!("p{index}")).collect();

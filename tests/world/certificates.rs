@@ -9,9 +9,9 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512,
-    PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
+    PKCS_ECDSA_P521_SHA512, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize, SerialNumber, date_time_ymd,
 };
 
 use crate::leaks;
@@ -87,6 +87,18 @@ impl Authority {
     pub(crate) fn intermediate(&self, name: &str) -> Self {
         let key = key(Kind::P256);
         let params = ca_params(name);
+        let certificate = params.signed_by(&key, &self.issuer).expect("an intermediate");
+        let chain = std::iter::once(certificate.pem()).chain(self.chain.iter().cloned()).collect();
+        Self { chain, issuer: Issuer::new(params, key) }
+    }
+
+    /// The same with a certificate almost as large as one may be.
+    pub(crate) fn large_intermediate(&self, name: &str) -> Self {
+        let key = key(Kind::P256);
+        let mut params = ca_params(name);
+        // Of an arc for examples; nobody has to understand it.
+        let ballast = CustomExtension::from_oid_content(&[2, 999, 1], vec![0x04; 26_000]);
+        params.custom_extensions.push(ballast);
         let certificate = params.signed_by(&key, &self.issuer).expect("an intermediate");
         let chain = std::iter::once(certificate.pem()).chain(self.chain.iter().cloned()).collect();
         Self { chain, issuer: Issuer::new(params, key) }
@@ -238,6 +250,23 @@ pub(crate) fn sec1(issued: &Issued) -> String {
         after_key.iter().position(|byte| *byte == 0xa1).map_or(&[][..], |at| &after_key[at..]);
     let key = wrap(0x30, &[head, &parameters, public].concat());
     let text = pem("EC PRIVATE KEY", &key);
+    leaks::plant_pem("private key", &text);
+    text
+}
+
+/// A PKCS#8 key of the second version, with its public key (RFC 5958), in the first, which is the one that
+/// openssl reads; any other as it is.
+pub(crate) fn pkcs8(issued: &Issued) -> String {
+    let key = issued.key_der();
+    let (_, sequence, _) = element(&key);
+    let (_, version, rest) = element(sequence);
+    if version == [0] {
+        return issued.key.clone();
+    }
+    let (_, algorithm, rest) = element(rest);
+    let (_, inner, _) = element(rest);
+    let parts = [wrap(0x02, &[0]), wrap(0x30, algorithm), wrap(0x04, inner)].concat();
+    let text = pem("PRIVATE KEY", &wrap(0x30, &parts));
     leaks::plant_pem("private key", &text);
     text
 }

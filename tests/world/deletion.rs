@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::events::v1::Event;
+use kube::{Api, api::ListParams};
 use serde_json::{Value, json};
 
 use crate::{
@@ -24,6 +26,7 @@ tests![
 tests![in outage_tests:
     a_role_deleted_while_vault_is_down_goes_when_it_is_back,
     a_role_deleted_while_vault_stays_down_is_let_go_with_an_event,
+    a_role_that_goes_with_its_namespace_while_vault_is_down_is_told_of_at_its_backend,
 ];
 
 /// How long the garbage collector may take: it learns of new kinds twice a minute.
@@ -155,6 +158,8 @@ async fn a_deleted_sync_takes_its_secrets_with_it(world: World) {
 }
 
 async fn a_namespace_with_role_and_sync_goes_away_completely(world: World) {
+    // The syncer's rights may go before its resources.
+    crate::grants::refusals_are_meant(&world);
     let issued = Authority::new("World CA").issue("web.example.com");
     world.put_certificate("web", "tls", &issued).await;
     world.with_web().await;
@@ -218,6 +223,36 @@ async fn a_role_deleted_while_vault_stays_down_is_let_go_with_an_event(world: Wo
     world.delete("vaultawsrole/web").await;
     world.gone("vaultawsrole/web", PATIENCE).await;
     assert_eq!(both(&world).await, (None, None));
+}
+
+async fn a_role_that_goes_with_its_namespace_while_vault_is_down_is_told_of_at_its_backend(
+    world: World,
+) {
+    declared(&world).await;
+    world.stage.lab.vault_server().stop().await.expect("Vault stops");
+    let namespace = format!("namespace/{}", world.id);
+    world.delete(&namespace).await;
+    world.gone(&namespace, CLEANUP_TIMEOUT + COLLECTION).await;
+    // Events about what is in no namespace are in `default`.
+    let events = Api::<Event>::namespaced(world.kube(), "default");
+    let event = world
+        .eventually("an event at the backend", PATIENCE, async || {
+            let all = events.list(&ListParams::default()).await.ok()?;
+            all.items.into_iter().find(|event| {
+                let about = event.regarding.clone().unwrap_or_default();
+                about.kind.as_deref() == Some("VaultAwsBackend")
+                    && about.name.as_deref() == Some(&world.id)
+                    && event.reason.as_deref() == Some("OrphanLeft")
+            })
+        })
+        .await;
+    let note = event.note.expect("a note");
+    let role = world.iam_role("web");
+    let who = format!("VaultAwsRole `{}/web`", world.id);
+    for part in [&who, &format!("`{role}`"), &format!("`{}`", world.policy_name(&role))] {
+        assert!(note.contains(part.as_str()), "{note}");
+    }
+    assert_eq!(event.type_.as_deref(), Some("Warning"));
 }
 
 /// How many roles were let go so far.

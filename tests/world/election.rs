@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{Read as _, Seek as _, SeekFrom},
     path::Path,
     time::{Duration, Instant},
 };
@@ -12,7 +10,7 @@ use serde_json::Value;
 use vault_aws_lab::{Component, Operator};
 
 use crate::{
-    audit::Mark,
+    audit::{self, Mark},
     certificates::{Authority, Issued},
     stage::say,
     world::{PATIENCE, World},
@@ -52,13 +50,11 @@ async fn leads(world: &World, replica: &Operator, limit: Duration) -> Duration {
 
 /// What a process changed in this world since then, by its own token: verb, resource and name.
 fn writes(world: &World, replica: &Operator, since: Mark) -> Vec<(String, String, String)> {
-    let mut text = String::new();
-    let mut log = File::open(world.stage.lab.audit_kube_path()).expect("the audit log");
-    log.seek(SeekFrom::Start(since.kubernetes)).expect("it is long enough");
-    log.read_to_string(&mut text).expect("it is text");
+    let log = world.stage.lab.audit_kube_path();
+    let entries = audit::entries(&log, since.kubernetes).expect("the audit log");
     let part = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    text.lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+    entries
+        .iter()
         .filter(|event| event["stage"] == "ResponseComplete")
         .filter(|event| {
             let key = "authentication.kubernetes.io/credential-id";

@@ -1,7 +1,7 @@
 //! What lies in Vault: each way in which an entry cannot be delivered leaves the good Secret as it is,
 //! has a reason of its own and stops no other; and each form in which teams store a pair is delivered.
 
-use std::sync::Arc;
+use std::{fs, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use k8s_openapi::api::core::v1::Secret;
@@ -18,8 +18,9 @@ use vault_aws_operator::crd::{CertificateStatus, VaultCertSyncStatus};
 
 use crate::{
     audit::Mark,
-    certificates::{Authority, DAY, Issued, Kind, der, pem, sec1, traditional},
+    certificates::{Authority, DAY, Issued, Kind, der, pem, pkcs8, sec1, traditional},
     leaks,
+    targets::openssl,
     world::{ACCOUNT, PATIENCE, World, text},
 };
 
@@ -34,6 +35,8 @@ tests![
     an_entry_that_cannot_be_read_as_a_pair_keeps_its_secret,
     a_pair_that_does_not_fit_together_keeps_its_secret,
     a_pair_that_is_not_valid_now_keeps_its_secret,
+    a_leaf_with_a_broken_hash_keeps_its_secret,
+    a_pair_that_makes_too_large_a_secret_keeps_it,
     an_entry_that_was_never_good_gets_no_secret,
     a_delivered_certificate_that_expires_is_told_and_replaced,
     certbots_four_files_are_delivered,
@@ -356,6 +359,78 @@ async fn a_pair_that_is_not_valid_now_keeps_its_secret(world: World) {
     scene.recovers().await;
 }
 
+async fn a_leaf_with_a_broken_hash_keeps_its_secret(world: World) {
+    let scene = Scene::set(&world).await;
+    // Nobody issues such any more, but openssl still can.
+    let key = scene.authority.issue(HOST).key;
+    let folder = world.stage.lab.folder().join(&world.id);
+    fs::create_dir_all(&folder).expect("a folder");
+    let file = folder.join("key.pem");
+    fs::write(&file, &key).expect("the key's file");
+    let file = file.to_str().expect("a path");
+    let subject = format!("/CN={HOST}");
+    let (certificate, _) = openssl(
+        &[
+            &["req", "-x509", "-sha1", "-days", "30", "-subj", &subject, "-key", file][..],
+            &["-addext", "basicConstraints=critical,CA:FALSE"],
+        ]
+        .concat(),
+        b"",
+    );
+    fs::remove_dir_all(&folder).expect("the folder goes");
+    scene.put(json!({"certificate": certificate, "private_key": key})).await;
+    let kept = scene.keeps("WeakSignature").await;
+    assert!(kept.message.is_some_and(|said| said.contains("SHA-1")));
+    scene.recovers().await;
+}
+
+async fn a_pair_that_makes_too_large_a_secret_keeps_it(world: World) {
+    // Ten certificates, almost as large as they may be, fit. In every form at once they do not.
+    world.backend().apply().await;
+    world.role("web").apply().await;
+    let root = Authority::new("World root");
+    let mut top = root.large_intermediate("CA 1");
+    for number in 2..=9 {
+        top = top.large_intermediate(&format!("CA {number}"));
+    }
+    let issued = top.leaf(HOST).issue();
+    assert_eq!(issued.intermediates.len(), 9);
+    let large = issued.full_chain();
+    assert!(large.len() > 300_000, "{}", large.len());
+    let mut entry = fields(&issued);
+    for field in ["ca_chain", "issuing_ca"] {
+        entry[field] = json!(issued.intermediates);
+    }
+    let opaque = |keys: Value| {
+        world
+            .sync("opaque")
+            .with("spec.roleRef.name", "web")
+            .with("spec.certificates.include", json!(["large"]))
+            .with("spec.target.type", "Opaque")
+            .with("spec.target.keys", keys)
+    };
+    world.put_entry(ACCOUNT, "web", "large", entry).await;
+    opaque(json!({})).apply().await;
+    let secret = world.delivered("opaque-large", &issued).await;
+    assert_eq!(text(&secret, "tls.crt"), large);
+    assert_eq!(text(&secret, "ca.crt"), issued.intermediates.concat());
+    world.ready("vaultcertsync/opaque").await;
+    let password = "a password that is long enough to be found";
+    leaks::plant("keystore password", password);
+    crate::manifest::secret(&world, "store", json!({"password": password})).apply().await;
+    let keystore = json!({"passwordRef": {"name": "store", "key": "password"}});
+    let all = opaque(json!({"combined": "all.pem"})).with("spec.target.pkcs12", keystore);
+    all.apply().await;
+    let kept = world.certificate_becomes("opaque", "large", "Kept", Some("TooLarge")).await;
+    assert!(kept.message.is_some_and(|said| said.contains("1 MiB")));
+    let after = world.secret("opaque-large").await.expect("the Secret");
+    assert_eq!(after.resource_version(), secret.resource_version());
+    // With less asked for it fits again.
+    opaque(json!({})).apply().await;
+    world.certificate_becomes("opaque", "large", "Synced", None).await;
+    world.ready("vaultcertsync/opaque").await;
+}
+
 async fn an_entry_that_was_never_good_gets_no_secret(world: World) {
     let authority = Authority::new("World CA");
     let (good, other) = (authority.issue(HOST), authority.issue(HOST));
@@ -431,14 +506,29 @@ async fn all_are_delivered(
         assert_eq!(text(&secret, "tls.crt"), certificate, "{name}");
         assert_eq!(text(&secret, "tls.key"), key, "{name}");
         assert_eq!(serves(&secret, root), Ok(()), "{name}");
+        openssl_reads(&secret, name);
         secrets.push(secret);
     }
     secrets
 }
 
+/// openssl finds in a Secret the chain that was delivered, and the key of its leaf.
+fn openssl_reads(secret: &Secret, name: &str) {
+    let blocks = |text: &str| -> Vec<String> {
+        let parts = text.split("-----BEGIN ").skip(1);
+        parts.map(|part| part.split("-----END ").next().unwrap_or_default().to_owned()).collect()
+    };
+    let (chain, key) = (text(secret, "tls.crt"), text(secret, "tls.key"));
+    let (read, _) = openssl(&["storeutl", "-certs", "/dev/stdin"], chain.as_bytes());
+    assert_eq!(blocks(&read), blocks(&chain), "{name}");
+    let (held, _) = openssl(&["x509", "-pubkey", "-noout"], chain.as_bytes());
+    let (public, _) = openssl(&["pkey", "-pubout"], key.as_bytes());
+    assert_eq!(held, public, "{name}");
+}
+
 /// What a server and its client make of a Secret: its key is that of its certificate, and who trusts
 /// nothing but the root accepts the chain.
-fn serves(secret: &Secret, root: &str) -> Result<(), rustls::Error> {
+pub(crate) fn serves(secret: &Secret, root: &str) -> Result<(), rustls::Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let certificate = text(secret, "tls.crt");
     let chain: Vec<CertificateDer<'static>> =
@@ -481,7 +571,8 @@ async fn every_kind_and_encoding_of_a_key_is_delivered(world: World) {
     let mut entries = Vec::new();
     let mut add = |name, issued: &Issued, key: &str| {
         let entry = json!({"tls.crt": issued.certificate, "tls.key": key});
-        entries.push((name, entry, issued.certificate.clone(), key.to_owned()));
+        let delivered = if key == issued.key { pkcs8(issued) } else { key.to_owned() };
+        entries.push((name, entry, issued.certificate.clone(), delivered));
     };
     for (name, issued) in
         [("rsa", &rsa), ("p256", &p256), ("p384", &p384), ("p521", &p521), ("ed25519", &ed25519)]

@@ -1,7 +1,6 @@
 //! The ways to an AWS identity: who must consent, who is asked, and that no identity holds up another.
 
 use std::{
-    fs,
     path::Path,
     time::{Duration, Instant},
 };
@@ -9,14 +8,13 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::SignedDuration;
 use serde_json::json;
-use vault_aws_lab::{
-    Component, Keys, Operator, Treatment, Vending, aws::trust_service_account,
-    installation::repository,
-};
+use vault_aws_lab::{Component, Keys, Operator, Treatment, Vending, aws::trust_service_account};
+use vault_aws_operator::grants::kubernetes::Tenant;
 
 use crate::{
     audit::Mark,
     certificates::{Authority, Issued},
+    grants::refusals_are_meant,
     leaks,
     manifest::Manifest,
     world::{ACCOUNT, PATIENCE, World},
@@ -108,6 +106,7 @@ async fn a_service_account_that_consents_is_exchanged_for_the_role(world: World)
 async fn a_service_account_without_a_role_for_it_says_what_to_apply(world: World) {
     let issued = irsa(&world, "sts.amazonaws.com").await;
     service_account(&world, Some("*")).await;
+    refusals_are_meant(&world);
     let mark = world.mark();
     world.backend().apply().await;
     world.role("irsa").apply().await;
@@ -122,7 +121,7 @@ async fn a_service_account_without_a_role_for_it_says_what_to_apply(world: World
     world.sync("web").apply().await;
     world.delivered("web-tls", &issued).await;
     // A Role for other ServiceAccounts is not enough either.
-    apply_tokens(&world, "resourceNames: [web]").await;
+    apply_tokens(&world, "web").await;
     world
         .eventually("the ServiceAccounts to be seen", PATIENCE, async || {
             let asked = world.kubernetes_requests_since(mark);
@@ -204,7 +203,11 @@ async fn keys_in_a_secret_are_used_if_it_consents_and_again_when_they_change(wor
 
     let wrong = Keys { secret_key: "this-is-not-the-secret-key".into(), ..keys.clone() };
     consenting(&wrong).apply().await;
-    world.becomes("vaultcertsync/web", "Ready", "False", "AwsCredentialsRefused").await;
+    let refused =
+        world.becomes("vaultcertsync/web", "Ready", "False", "AwsCredentialsRefused").await;
+    // What STS answers to Vault is told by its code and message.
+    assert!(refused.message.contains("from STS: SignatureDoesNotMatch"), "{}", refused.message);
+    assert!(!refused.message.contains('<'), "{}", refused.message);
     let begun = Instant::now();
     consenting(&keys).apply().await;
     world.delivered("web-tls", &issued).await;
@@ -437,14 +440,12 @@ async fn service_account(world: &World, allows: Option<&str>) {
 
 /// What `deploy/tenant/service-accounts` gives, with the name of the ServiceAccount.
 async fn grant_tokens(world: &World) {
-    apply_tokens(world, "resourceNames: [certs]").await;
+    apply_tokens(world, "certs").await;
 }
 
-async fn apply_tokens(world: &World, names: &str) {
-    let file = repository().join("deploy/tenant/service-accounts/role.yaml");
-    let text = fs::read_to_string(file).expect("the Role for tokens");
-    assert!(text.contains("resourceNames: [web]"));
-    world.apply(&text.replace("resourceNames: [web]", names)).await;
+async fn apply_tokens(world: &World, name: &str) {
+    let service_accounts = [name.to_owned()];
+    world.grant(&Tenant { service_accounts: &service_accounts, ..Tenant::default() }).await;
 }
 
 fn tokens_asked(world: &World, mark: Mark) -> usize {

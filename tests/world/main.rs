@@ -10,7 +10,8 @@
 //!
 //! One lab serves all tests, which run side by side, each in a [`World`](world::World) of its own.
 //! Those that stop servers have a second lab, where they run one after another. At the end everything
-//! that the operator said, in either lab, is searched for secrets.
+//! that the operator said, in either lab, is searched for secrets; and after a run of all tests, what it
+//! was refused and never used is searched for in the servers' audit logs.
 
 /// Lists the tests of a file for `main`, each a function `async fn name(world: World)`. Those of another
 /// stage than the shared one can have a list of their own: `tests![in outage_tests: name, …]`.
@@ -31,29 +32,41 @@ macro_rules! tests {
 
 mod accounts;
 mod acl;
-mod audit;
+mod apiserver;
 mod backends;
 mod certificates;
 mod credential_process;
 mod deletion;
 mod delivery;
+mod dice;
 mod doctor;
 mod election;
 mod entries;
 mod faults;
+mod grants;
+mod hostile_specs;
 mod identities;
+mod import;
+mod isolation;
 mod leaks;
 mod login;
 mod main_line;
 mod managed;
 mod manifest;
+mod metrics;
 mod order;
 mod outages;
 mod ownership;
+mod plan;
+mod principals;
 mod refusals;
+mod role_fields;
+mod rotation;
 mod sessions;
+mod skew;
 mod sources;
 mod stage;
+mod takeover;
 mod targets;
 mod trial;
 mod validation;
@@ -62,6 +75,7 @@ mod world;
 use std::{process::ExitCode, sync::Arc};
 
 use libtest_mimic::{Arguments, Trial};
+use vault_aws_lab::audit;
 
 use crate::{
     stage::Stages,
@@ -77,20 +91,29 @@ fn tests() -> Vec<Test> {
         accounts::tests(),
         backends::tests(),
         ownership::tests(),
+        role_fields::tests(),
+        principals::tests(),
+        takeover::tests(),
         delivery::tests(),
         sources::tests(),
         validation::tests(),
         targets::tests(),
+        skew::tests(),
         deletion::tests(),
         identities::tests(),
         sessions::tests(),
         acl::tests(),
+        isolation::tests(),
+        hostile_specs::tests(),
         entries::tests(),
         faults::tests(),
         refusals::tests(),
+        grants::tests(),
+        import::tests(),
         credential_process::tests(),
         login::tests(),
         doctor::tests(),
+        plan::tests(),
     ]
     .concat()
 }
@@ -99,15 +122,28 @@ fn tests() -> Vec<Test> {
 fn outage_tests() -> Vec<Test> {
     [
         outages::tests(),
+        rotation::outage_tests(),
+        metrics::outage_tests(),
         election::tests(),
+        apiserver::tests(),
         deletion::outage_tests(),
         identities::outage_tests(),
+        isolation::outage_tests(),
         sessions::outage_tests(),
         credential_process::outage_tests(),
         doctor::outage_tests(),
         backends::outage_tests(),
     ]
     .concat()
+}
+
+/// What looks at the whole run, when it is over.
+fn last_trials(arguments: &Arguments, stages: &Arc<Stages>) -> Vec<Trial> {
+    let mut trials = vec![leaks::trial(stages)];
+    if arguments.filter.is_none() && arguments.skip.is_empty() {
+        trials.extend(grants::trials(stages));
+    }
+    trials
 }
 
 fn main() -> ExitCode {
@@ -118,7 +154,7 @@ fn main() -> ExitCode {
         let stages = Arc::new(Stages::default());
         let names = [tests(), outage_tests()].concat();
         let mut all = trials(names, &stages, Place::Shared);
-        all.push(leaks::trial(&stages));
+        all.extend(last_trials(&arguments, &stages));
         return libtest_mimic::run(&arguments, all).exit_code();
     }
     // They wait much more than they compute.
@@ -128,7 +164,7 @@ fn main() -> ExitCode {
     let phases: [(usize, Vec<Trial>); 3] = [
         (threads, trials(tests(), &stages, Place::Shared)),
         (1, trials(outage_tests(), &stages, Place::Outage)),
-        (1, vec![leaks::trial(&stages)]),
+        (1, last_trials(&arguments, &stages)),
     ];
     for (threads, trials) in phases {
         if trials.iter().all(|trial| arguments.is_filtered_out(trial)) {

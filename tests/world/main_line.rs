@@ -103,8 +103,8 @@ async fn kubectl_shows_how_things_stand(world: World) {
         ),
         (
             "var/web".to_owned(),
-            "NAME ACCOUNT IAM-ROLE VAULT-ROLE READY REASON AGE",
-            format!("web {ACCOUNT} {iam_role} {iam_role} True Ready"),
+            "NAME ACCOUNT IAM-ROLE VAULT-ROLE ISOLATED READY REASON AGE",
+            format!("web {ACCOUNT} {iam_role} {iam_role} True True Ready"),
         ),
         (
             "vcs/web".to_owned(),

@@ -189,6 +189,7 @@ async fn told(world: &World, reason: &str) -> (String, String) {
 // === the tests ===
 
 async fn a_mount_is_enabled_tuned_and_configured_whole(world: World) {
+    world.grant_vault(&whole(&world)).await;
     let mark = world.mark();
     whole(&world).apply().await;
     configured(&world).await;
@@ -235,6 +236,7 @@ async fn a_mount_is_enabled_tuned_and_configured_whole(world: World) {
 }
 
 async fn each_field_is_written_once_and_then_found_equal(world: World) {
+    world.grant_vault(&whole(&world)).await;
     let mut backend = whole(&world);
     backend.apply().await;
     configured(&world).await;
@@ -301,6 +303,7 @@ async fn each_field_is_written_once_and_then_found_equal(world: World) {
 }
 
 async fn a_field_that_is_not_given_is_left_to_others(world: World) {
+    world.grant_vault(&whole(&world)).await;
     // The mount is somebody's already.
     world.write(&mount(&world), json!({"type": "aws"})).await;
     world.write(&tune(&world), json!({"default_lease_ttl": "7m", "max_lease_ttl": "8m"})).await;
@@ -339,6 +342,7 @@ async fn a_field_that_is_not_given_is_left_to_others(world: World) {
 }
 
 async fn what_somebody_changed_is_put_right(world: World) {
+    world.grant_vault(&whole(&world)).await;
     whole(&world).apply().await;
     configured(&world).await;
     let before = everything(&world).await;
@@ -371,6 +375,7 @@ async fn what_somebody_changed_is_put_right(world: World) {
 }
 
 async fn a_forged_sts_endpoint_is_put_right_first_and_told(world: World) {
+    world.grant_vault(&whole(&world)).await;
     whole(&world).apply().await;
     configured(&world).await;
     let before = everything(&world).await;
@@ -406,6 +411,7 @@ async fn a_forged_sts_endpoint_is_put_right_first_and_told(world: World) {
 }
 
 async fn a_config_client_that_is_deleted_or_opened_is_back_within_a_minute(world: World) {
+    world.grant_vault(&whole(&world)).await;
     world.backend().without("spec.auth.client.stsEndpoint").apply().await;
     configured(&world).await;
     let before = everything(&world).await;
@@ -426,6 +432,7 @@ async fn a_config_client_that_is_deleted_or_opened_is_back_within_a_minute(world
 }
 
 async fn a_forged_sts_endpoint_is_put_right_although_a_secret_is_missing(world: World) {
+    world.grant_vault(&whole(&world)).await;
     whole(&world).apply().await;
     configured(&world).await;
     let broken = whole(&world).with("spec.auth.client.credentialsRef.name", "nowhere");
@@ -450,12 +457,18 @@ async fn a_forged_sts_endpoint_is_put_right_although_a_secret_is_missing(world: 
 }
 
 async fn a_forged_sts_endpoint_that_cannot_be_put_right_is_told_once(world: World) {
+    world.grant_vault(&whole(&world)).await;
     world.backend().apply().await;
     configured(&world).await;
     // The operator may read, and write no more.
-    let managed = format!("sys/policies/acl/{}-managed", world.operator_policy());
-    let policy = world.read(&managed).await.expect("the policy");
-    assert_eq!(world.vault().delete(&managed).await.expect("Vault").0, 204);
+    let managed = format!("sys/policies/acl/{}", world.operator_policy());
+    let policy = world.vault_policy(&world.operator_policy()).await.expect("the policy");
+    let rule = format!("path \"{}\" {{\n  capabilities = [", config(&world, "client"));
+    let poorer = policy
+        .replace(&format!("{rule}\"create\", \"read\", \"update\"]"), &format!("{rule}\"read\"]"));
+    assert_ne!(poorer, policy);
+    crate::grants::refusals_are_meant(&world);
+    world.write(&managed, json!({"policy": poorer})).await;
     world.write(&config(&world, "client"), json!({"sts_endpoint": FORGED, "max_retries": 3})).await;
     refresh_annotation(&world).await;
     let backend = world.backend_ref();
@@ -471,7 +484,7 @@ async fn a_forged_sts_endpoint_that_cannot_be_put_right_is_told_once(world: Worl
         events.iter().filter(|(_, reason, _)| reason == "StsEndpointDrift").count()
     };
     assert_eq!(drifts(events(&world).await), 1);
-    world.write(&managed, json!({"policy": policy["policy"]})).await;
+    world.write(&managed, json!({"policy": policy})).await;
     refresh_annotation(&world).await;
     configured(&world).await;
     assert_eq!(client(&world).await["sts_endpoint"], world.stage.lab.sts_url());
@@ -485,6 +498,7 @@ async fn refresh_annotation(world: &World) {
 }
 
 async fn changed_keys_are_written_once(world: World) {
+    world.grant_vault(&whole(&world)).await;
     let name =
         own_secret(&world, "keys", keys("AKIAFIRST00000000001", "first secret of the test")).await;
     world.backend().with("spec.auth.client.credentialsRef.name", name).apply().await;
@@ -528,6 +542,7 @@ async fn changed_keys_are_written_once(world: World) {
 }
 
 async fn a_key_rotated_elsewhere_is_left_alone(world: World) {
+    world.grant_vault(&whole(&world)).await;
     world.backend().with("spec.auth.maxLeaseTtl", "2h").apply().await;
     configured(&world).await;
     let theirs = json!({"access_key": "AKIAROTATED000000000", "secret_key": "rotated by somebody"});
@@ -560,6 +575,7 @@ async fn a_key_rotated_elsewhere_is_left_alone(world: World) {
 }
 
 async fn an_external_id_follows_its_secret(world: World) {
+    world.grant_vault(&whole(&world)).await;
     let id = |id: &str| {
         leaks::plant("ExternalId of a test", id);
         json!({"external-id": id})
@@ -597,6 +613,7 @@ async fn an_external_id_follows_its_secret(world: World) {
 }
 
 async fn an_observed_mount_is_not_written(world: World) {
+    world.grant_vault(&whole(&world)).await;
     let observed = || {
         let backend = world.backend().with("spec.auth.management", "Observed");
         backend.without("spec.auth.client")
@@ -632,6 +649,7 @@ async fn an_observed_mount_is_not_written(world: World) {
 }
 
 async fn a_deleted_backend_leaves_the_mount_as_it_is(world: World) {
+    world.grant_vault(&whole(&world)).await;
     whole(&world).apply().await;
     configured(&world).await;
     let before = everything(&world).await;
@@ -644,6 +662,7 @@ async fn a_deleted_backend_leaves_the_mount_as_it_is(world: World) {
 }
 
 async fn what_vault_would_refuse_is_refused_by_the_schema(world: World) {
+    world.grant_vault(&whole(&world)).await;
     for (field, value) in [
         ("defaultLeaseTtl", json!("3h")),
         ("maxLeaseTtl", json!("59m")),
@@ -684,6 +703,7 @@ async fn what_vault_would_refuse_is_refused_by_the_schema(world: World) {
 }
 
 async fn what_vault_refuses_is_told_in_the_same_words_each_time(world: World) {
+    world.grant_vault(&whole(&world)).await;
     world.write(&mount(&world), json!({"type": "aws"})).await;
     world.write(&tune(&world), json!({"max_lease_ttl": "60s"})).await;
     world.backend().with("spec.auth.defaultLeaseTtl", "1h").apply().await;
@@ -701,6 +721,7 @@ async fn what_vault_refuses_is_told_in_the_same_words_each_time(world: World) {
 }
 
 async fn a_mount_of_another_type_is_not_touched(world: World) {
+    world.grant_vault(&whole(&world)).await;
     world.write(&mount(&world), json!({"type": "userpass"})).await;
     let mark = world.mark();
     whole(&world).apply().await;

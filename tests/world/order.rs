@@ -7,6 +7,7 @@ use vault_aws_lab::installation::repository;
 
 use crate::{
     certificates::Authority,
+    grants::refusals_are_meant,
     manifest::{Manifest, secret},
     world::{World, now},
 };
@@ -48,6 +49,8 @@ async fn manifests_may_come_in_any_order_with_the_backend_last(world: World) {
 }
 
 async fn all_become_ready(world: World, last: Option<&str>) {
+    // Without its rights, the syncer is refused until they come.
+    refusals_are_meant(&world);
     for object in ["rolebinding/vault-aws-syncer", "role/vault-aws-syncer"] {
         world.delete(object).await;
     }

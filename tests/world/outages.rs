@@ -1,7 +1,7 @@
 //! What servers do when they go away, and when they come back: who says so, and when; that Secrets
 //! stay; and that nobody has to restart the operator.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
@@ -20,6 +20,7 @@ tests![
     without_the_api_server_nothing_is_lost_and_changes_afterwards_are_seen,
     without_etcd_nothing_is_lost_and_changes_afterwards_are_seen,
     without_sts_sessions_go_on_and_new_ones_wait,
+    many_that_wait_for_sts_ask_it_seldom_and_have_it_soon_when_it_is_back,
 ];
 
 /// How long the backend may take to say that Vault is down: it looks every five seconds.
@@ -311,4 +312,42 @@ async fn without_sts_sessions_go_on_and_new_ones_wait(world: World) {
     becomes(&world, RECOVERY, "vaultcertsync/api", "Ready", "True", "Synced").await;
     world.delivered("api-tls", &issued).await;
     before.same_processes(&world).await;
+}
+
+async fn many_that_wait_for_sts_ask_it_seldom_and_have_it_soon_when_it_is_back(world: World) {
+    // Each with an identity of its own, so that none can use what another one got.
+    const WAITING: [&str; 8] = ["w1", "w2", "w3", "w4", "w5", "w6", "w7", "w8"];
+    const OUTAGE: Duration = Duration::from_secs(20);
+    let authority = Authority::new("World CA");
+    world.backend().apply().await;
+    for name in WAITING {
+        world.create_iam_role(ACCOUNT, name).await;
+        world.put_certificate(name, "tls", &authority.issue("web.example.com")).await;
+        world.role(name).apply().await;
+    }
+    for name in WAITING {
+        world.ready(&format!("vaultawsrole/{name}")).await;
+    }
+    let sts = world.stage.lab.sts();
+    sts.answer_with(503, "ServiceUnavailable").expect("a status");
+    sts.forget_requests();
+    for name in WAITING {
+        world.sync(name).apply().await;
+    }
+    for name in WAITING {
+        let sync = format!("vaultcertsync/{name}");
+        world.becomes(&sync, "Ready", "False", "StsUnreachable").await;
+    }
+    tokio::time::sleep(OUTAGE).await;
+    let mine = world.iam_role("w");
+    let asked = sts.requests().iter().filter(|one| one.role.contains(&mine)).count();
+    // One for all, after 1, 2, 4, 8 and then every 10 seconds, and each once again at once; beside what
+    // was under way when the first one failed.
+    assert!((2..=2 * (WAITING.len() + 8)).contains(&asked), "{asked} requests");
+    sts.answer_normally();
+    let back = Instant::now();
+    for name in WAITING {
+        let left = Duration::from_secs(60).saturating_sub(back.elapsed());
+        becomes(&world, left, &format!("vaultcertsync/{name}"), "Ready", "True", "Synced").await;
+    }
 }

@@ -12,7 +12,6 @@ tests![
     a_role_changed_by_hand_is_put_back_without_its_principal,
     a_policy_changed_by_hand_is_put_back_and_nothing_else,
     a_role_and_a_policy_deleted_by_hand_come_back,
-    a_field_that_nobody_declared_is_left_alone,
     a_foreign_role_of_that_name_is_not_touched,
     a_foreign_policy_of_that_name_is_not_touched,
     of_two_resources_for_one_name_the_older_one_has_it,
@@ -110,22 +109,6 @@ async fn a_role_and_a_policy_deleted_by_hand_come_back(world: World) {
             (Some(resource["status"]["roleId"].clone()) == role_id(&after.0)).then_some(())
         })
         .await;
-}
-
-async fn a_field_that_nobody_declared_is_left_alone(world: World) {
-    declared(&world).await;
-    world.write(&role_path(&world), json!({"token_ttl": "17m"})).await;
-    let changed = both(&world).await;
-    let mark = world.mark();
-    world
-        .eventually("two more passes", PATIENCE, async || {
-            let requests = world.vault_requests_since(mark);
-            let reads = requests.iter().filter(|one| one.path == role_path(&world));
-            (reads.count() >= 2).then_some(())
-        })
-        .await;
-    assert_eq!(world.vault_writes_since(mark), []);
-    assert_eq!(both(&world).await, changed);
 }
 
 async fn a_foreign_role_of_that_name_is_not_touched(world: World) {

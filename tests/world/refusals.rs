@@ -478,8 +478,10 @@ async fn names_that_mean_something_else_to_vault_or_aws_are_refused_by_the_api_s
     world.ready("vaultawsrole/web").await;
     let role = format!("auth/{}/role/{own}", world.auth_mount());
     let policy = format!("sys/policies/acl/{}", world.policy_name(&own));
+    // Each login carries it.
+    let default = "sys/policies/acl/default".to_owned();
     for request in asked(&world, mark) {
-        assert!([&role, &policy].contains(&&request.path), "{request:?}");
+        assert!([&role, &policy, &default].contains(&&request.path), "{request:?}");
     }
     assert_eq!(assumed(&world).len(), 0);
 }

@@ -91,6 +91,7 @@ impl Stage {
         }
         self.lab.vault_unseal().await?;
         self.lab.sts().accept().await;
+        self.lab.sts().answer_normally();
         if let Some(way) = &self.way {
             way.answer_normally();
             way.heal().await;

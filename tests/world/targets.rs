@@ -12,6 +12,7 @@ use vault_aws_lab::installation::repository;
 
 use crate::{
     certificates::{Authority, Issued, Kind, traditional},
+    grants::refusals_are_meant,
     leaks,
     manifest::secret,
     world::{ACCOUNT, PATIENCE, World, text},
@@ -183,8 +184,14 @@ async fn a_foreign_secret_is_taken_over_only_if_both_consent(world: World) {
     // Only the Secret.
     let consent = json!({"metadata": {"annotations": {"vaultaws.dev/adopt-by": "web"}}});
     world.patch("secret/web-tls", consent.clone()).await;
+    let mark = world.mark();
     world.sync("web").apply().await;
     refused().await;
+    // A key that nobody may be given is not read.
+    let data = format!("{}/data/", world.kv_mount());
+    let asked = world.vault_requests_since(mark);
+    assert!(asked.iter().any(|one| one.path.contains("/metadata/")), "{asked:?}");
+    assert!(asked.iter().all(|one| !one.path.starts_with(&data)), "{asked:?}");
     // Only the sync.
     let other = json!({"metadata": {"annotations": {"vaultaws.dev/adopt-by": "other"}}});
     world.patch("secret/web-tls", other).await;
@@ -236,6 +243,7 @@ async fn the_secret_of_a_removed_entry_goes_where_that_is_asked_for_and_allowed(
     world.delivered("web-new", &renamed).await;
     world.certificate_becomes("web", "tls", "Kept", Some("SourceAbsent")).await;
     // Asked for, but not allowed.
+    refusals_are_meant(&world);
     world.sync("web").with("spec.target.onSourceRemoved", "Delete").apply().await;
     world.certificate_becomes("web", "tls", "Kept", Some("SourceRemoved")).await;
     let kept = world.certificate_becomes("web", "tls", "Kept", Some("NoDeleteAccess")).await;
@@ -273,7 +281,7 @@ async fn an_empty_directory_deletes_nothing(world: World) {
 }
 
 /// What openssl says, on stdout and stderr, of this input.
-fn openssl(args: &[&str], input: &[u8]) -> (String, String) {
+pub(crate) fn openssl(args: &[&str], input: &[u8]) -> (String, String) {
     let mut child = Command::new("openssl")
         .args(args)
         .stdin(Stdio::piped())

@@ -17,12 +17,16 @@ use kube::{
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use vault_aws_lab::{
-    Component, Keys, Names, TrustPolicy, Vault, aws,
-    installation::{CA_CONFIG_MAP, KUBERNETES_MOUNT, VAULT_KEYS_SECRET, repository},
+    Component, Keys, TrustPolicy, Vault, aws,
+    installation::{CA_CONFIG_MAP, KUBERNETES_MOUNT, VAULT_KEYS_SECRET},
 };
 use vault_aws_operator::{
     aws::{Credentials, signing},
     crd::{CertificateStatus, REFRESH_ANNOTATION, VaultCertSyncStatus},
+    grants::{
+        kubernetes::Tenant,
+        vault::{self, Part},
+    },
 };
 
 use crate::{
@@ -87,32 +91,39 @@ impl World {
         self.grant_secrets().await;
     }
 
-    /// What `kubectl -n … apply -k deploy/tenant` does: the syncer's rights on Secrets.
+    /// The syncer's rights on Secrets: what `vault-aws policy --kubernetes -n …` prints.
     pub(crate) async fn grant_secrets(&self) {
-        let file = repository().join("deploy/tenant/role.yaml");
-        self.apply(&fs::read_to_string(file).expect("deploy/tenant/role.yaml")).await;
+        self.grant(&Tenant::default()).await;
+    }
+
+    /// The syncer's rights in this namespace.
+    pub(crate) async fn grant(&self, tenant: &Tenant<'_>) {
+        let tenant = Tenant { namespace: Some(&self.id), ..tenant.clone() };
+        self.apply(&tenant.text().expect("names of Kubernetes")).await;
     }
 
     async fn teach_vault(&self) {
-        let names = Names {
-            auth_mount: self.auth_mount(),
-            certificates_mount: self.kv_mount(),
-            policy_prefix: format!("{}-", self.id),
-            operator_policy: self.operator_policy(),
-        };
         let kv = json!({"type": "kv", "options": {"version": "2"}});
         self.write(&format!("sys/mounts/{}", self.kv_mount()), kv).await;
-        let policy = self.operator_policy();
-        let managed = format!("{policy}-managed");
-        for (name, text) in [(&policy, names.policy()), (&managed, names.managed_policy())] {
-            let text = text.expect("deploy/examples");
-            self.write(&format!("sys/policies/acl/{name}"), json!({"policy": text})).await;
-        }
+        let (policy, bootstrap) = (self.operator_policy(), self.bootstrap_policy());
+        self.grant_vault(&self.backend()).await;
         self.stage
             .installation
-            .allow_login(&self.stage.lab, &policy, &[policy.as_str(), managed.as_str()])
+            .allow_login(&self.stage.lab, &policy, &[policy.as_str(), bootstrap.as_str()])
             .await
             .expect("a role at the Kubernetes auth mount");
+    }
+
+    /// Writes the operator's policies: what `vault-aws policy --vault` prints for this backend, and
+    /// nothing else.
+    pub(crate) async fn grant_vault(&self, backend: &Manifest) {
+        let spec = serde_json::from_value(backend.value["spec"].clone()).expect("a backend");
+        let names = [self.operator_policy(), self.bootstrap_policy()];
+        let own: Vec<&str> = names.iter().map(String::as_str).collect();
+        for (name, part) in own.iter().zip([Part::Daily, Part::Bootstrap]) {
+            let text = vault::text(&spec, part, &own).expect("a policy");
+            self.write(&format!("sys/policies/acl/{name}"), json!({"policy": text})).await;
+        }
     }
 
     // === names ===
@@ -131,6 +142,11 @@ impl World {
     /// policies of roles do: the operator must not be able to write its own.
     pub(crate) fn operator_policy(&self) -> String {
         format!("operator-{}", self.id)
+    }
+
+    /// The operator's policy that is needed once.
+    pub(crate) fn bootstrap_policy(&self) -> String {
+        format!("{}-bootstrap", self.operator_policy())
     }
 
     /// The friendly name of an IAM role of this world.
@@ -551,15 +567,18 @@ impl World {
 
     /// This moment, to ask later what was requested since.
     pub(crate) fn mark(&self) -> Mark {
-        Mark {
-            vault: audit::length(&self.stage.lab.audit_vault_path()),
-            kubernetes: audit::length(&self.stage.lab.audit_kube_path()),
-        }
+        Mark::now(&self.stage.lab)
     }
 
     /// What the operator asked of Vault in this world.
     pub(crate) fn vault_requests_since(&self, mark: Mark) -> Vec<VaultRequest> {
-        audit::vault(&self.stage.lab.audit_vault_path(), mark.vault, &self.id)
+        let log = self.stage.lab.audit_vault_path();
+        let mut requests = audit::vault(&log, mark.vault).expect("the audit log");
+        requests.retain(|request| {
+            let is_ours = |text: &String| text.contains(&self.id);
+            is_ours(&request.path) || request.policies.iter().any(is_ours)
+        });
+        requests
     }
 
     /// Those of them that change something.
@@ -571,8 +590,11 @@ impl World {
     /// What the operator asked of the API server in this world's namespace, or about its backend;
     /// without watches and lists of whole kinds.
     pub(crate) fn kubernetes_requests_since(&self, mark: Mark) -> Vec<KubernetesRequest> {
-        let users = Component::ALL.map(Component::user);
-        audit::kubernetes(&self.stage.lab.audit_kube_path(), mark.kubernetes, &users, &self.id)
+        let (log, users) = (self.stage.lab.audit_kube_path(), Component::ALL.map(Component::user));
+        let mut requests = audit::kubernetes(&log, mark.kubernetes, &users, audit::Stage::Ended)
+            .expect("the audit log");
+        requests.retain(|request| request.namespace == self.id || request.name == self.id);
+        requests
     }
 
     /// Those of them that change something.

@@ -1,4 +1,4 @@
-//! Just enough DER to tell containers apart before a real parser is asked.
+//! Just enough DER to tell containers apart before a real parser is asked, and to wrap a key.
 //!
 //! The parsers of certificates and keys say "invalid" for everything they do not know; a user needs
 //! to hear "this is a PKCS#12 keystore" or "this key is encrypted". Nothing here judges content.
@@ -63,6 +63,17 @@ pub(in crate::cert) fn children(mut body: &[u8]) -> Option<Vec<Element<'_>>> {
         body = rest;
     }
     Some(elements)
+}
+
+/// A DER element of less than 64 KiB, which is more than a key may have.
+pub(in crate::cert) fn element(tag: u8, body: &[u8]) -> Vec<u8> {
+    let [.., high, low] = body.len().to_be_bytes();
+    let length: &[u8] = match (high, low) {
+        (0, 0..0x80) => &[low],
+        (0, _) => &[0x81, low],
+        _ => &[0x82, high, low],
+    };
+    [&[tag], length, body].concat()
 }
 
 /// What a DER document is, by its outline.

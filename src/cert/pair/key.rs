@@ -13,6 +13,7 @@ use aws_lc_rs::{
     },
 };
 use x509_parser::x509::SubjectPublicKeyInfo;
+use zeroize::Zeroizing;
 
 use super::{
     der::{self, Element, Outline},
@@ -40,7 +41,9 @@ pub(super) struct PrivateKey<'a> {
     /// The PEM label of its encoding, which is kept: `PRIVATE KEY`, `RSA PRIVATE KEY`, …
     pub(super) label: &'static str,
     /// The document as it was stored.
-    pub(super) der: &'a Redacted<Vec<u8>>,
+    stored: &'a Redacted<Vec<u8>>,
+    /// What is delivered instead, where OpenSSL does not read what was stored.
+    older: Option<Zeroizing<Vec<u8>>>,
     /// The public key, computed from the private part: DER of a `SubjectPublicKeyInfo`.
     pub(super) public: Vec<u8>,
     signer: Signer,
@@ -124,7 +127,13 @@ impl<'a> PrivateKey<'a> {
         };
         let signer = signer.ok_or_else(broken)?;
         let public = signer.public().ok_or_else(broken)?;
-        Ok(Self { field, label, der: &found.der, public, signer })
+        let older = version_one(document);
+        Ok(Self { field, label, stored: &found.der, older, public, signer })
+    }
+
+    /// The document to deliver.
+    pub(super) fn der(&self) -> &[u8] {
+        self.older.as_ref().map_or(self.stored.expose(), |older| older)
     }
 
     /// Whether a certificate has this key: its whole `SubjectPublicKeyInfo`, as TLS libraries
@@ -157,6 +166,24 @@ impl<'a> PrivateKey<'a> {
                 .is_ok()
         })
     }
+}
+
+/// A PKCS#8 document of the first version, made of one of the second (RFC 5958), which has the public key
+/// beside the private one; `None` for any other document. OpenSSL 3 reads the first version only.
+fn version_one(document: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let elements = der::children(der::only(document)?.body)?;
+    let [version, algorithm, key, ..] = elements.as_slice() else { return None };
+    let is_second = version.tag == der::INTEGER
+        && version.body == [1]
+        && algorithm.tag == der::SEQUENCE
+        && key.tag == der::OCTET_STRING;
+    if !is_second {
+        return None;
+    }
+    let mut body = Zeroizing::new(der::element(der::INTEGER, &[0]));
+    body.extend(der::element(der::SEQUENCE, algorithm.body));
+    body.extend(Zeroizing::new(der::element(der::OCTET_STRING, key.body)).iter());
+    Some(Zeroizing::new(der::element(der::SEQUENCE, &body)))
 }
 
 /// The signer of a PKCS#8 document; `None` if its algorithm is fine and its content is not.

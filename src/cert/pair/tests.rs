@@ -76,6 +76,20 @@ fn keys_of_every_supported_kind_are_proven() {
 }
 
 #[test]
+fn a_pkcs8_key_of_the_second_version_is_delivered_as_one_of_the_first() {
+    let root = Authority::root("Root");
+    // With its public key beside it: what OpenSSL 3 does not read.
+    let leaf = root.issue_with("x", &KeyPair::generate_for(&PKCS_ED25519).unwrap(), |_| ());
+    let delivered = pair(json!({"tls.crt": leaf.certificate, "tls.key": leaf.key})).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(delivered.key_pem.expose().as_bytes()).unwrap();
+    let document = key.secret_der();
+    assert_eq!(document[..16], *b"\x30\x2e\x02\x01\0\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20");
+    assert_eq!(document.len(), 48);
+    let again = json!({"tls.crt": leaf.certificate, "tls.key": delivered.key_pem.expose()});
+    assert_eq!(pair(again).unwrap(), delivered);
+}
+
+#[test]
 fn a_key_keeps_its_encoding() {
     let root = Authority::root("Root");
     let rsa = root.issue_with("x", &KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap(), |_| ());

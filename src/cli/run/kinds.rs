@@ -34,7 +34,7 @@ use crate::{
         condition::{READY, find},
         watch::{Event, Kind, Scope, Store, Watched, reference, triggers},
     },
-    crd::{VaultAwsBackend, VaultAwsRole, VaultCertSync},
+    crd::{self, VaultAwsBackend, VaultAwsRole, VaultCertSync},
     leader::Leadership,
     role::{Roles, Stores},
     telemetry::Metrics,
@@ -77,14 +77,30 @@ pub(super) async fn compose(operator: &mut Operator) -> Result<OpenSessions, Err
         backend(operator, &roles, &backends, &namespaces, &connections);
     }
     let mut identities = None;
-    if operator.args.runs(Controller::Role) {
-        role(operator, &roles, &backends, &namespaces, &connections);
-    }
-    if operator.args.runs(Controller::Sync) {
+    if operator.args.runs(Controller::Role) || operator.args.runs(Controller::Sync) {
+        let syncs = if operator.args.runs(Controller::Sync) {
+            operator.watch(operator.scope(), cert::prune)
+        } else {
+            operator.watch(operator.scope(), prune_for_roles)
+        };
         let ambient = Ambient::load("us-east-1").await.map_err(Error::Aws)?;
-        let kept = Arc::new(Identities::new(ambient));
-        sync(operator, &roles, &backends, &namespaces, &connections, &kept);
-        identities = Some(kept);
+        if operator.args.runs(Controller::Role) {
+            let stores = Stores {
+                backends: backends.store(),
+                roles: roles.store(),
+                namespaces: namespaces.store(),
+                syncs: syncs.store(),
+            };
+            let timeout = operator.args.cleanup_timeout;
+            let connections = Arc::clone(&connections);
+            let reconciler = Roles::new(stores, connections, ambient.clone(), timeout);
+            role(operator, reconciler, &roles, &syncs, &backends, &namespaces);
+        }
+        if operator.args.runs(Controller::Sync) {
+            let kept = Arc::new(Identities::new(ambient));
+            sync(operator, &syncs, &roles, &backends, &namespaces, &connections, &kept);
+            identities = Some(kept);
+        }
     }
     Ok(OpenSessions { connections, identities })
 }
@@ -127,19 +143,19 @@ fn backend(
 
 fn role(
     operator: &mut Operator,
+    reconciler: Roles,
     roles: &Watched<VaultAwsRole>,
+    syncs: &Watched<VaultCertSync>,
     backends: &Watched<VaultAwsBackend>,
     namespaces: &Namespaces,
-    connections: &Arc<Connections>,
 ) {
-    let stores =
-        Stores { backends: backends.store(), roles: roles.store(), namespaces: namespaces.store() };
-    let timeout = operator.args.cleanup_timeout;
-    let reconciler = Arc::new(Roles::new(stores, Arc::clone(connections), timeout));
+    let reconciler = Arc::new(reconciler);
     let (roles, backends, namespaces) = (roles.clone(), backends.clone(), namespaces.clone());
+    let syncs = syncs.clone();
     let shell = operator.shell("role");
     operator.spawn(async move {
         listed(&roles, &backends, &namespaces).await;
+        syncs.ready().await;
         // Before anything is subscribed to: a standby may wait for weeks.
         if !shell.leads().await {
             return;
@@ -165,6 +181,19 @@ fn role(
                 }
             }
         });
+        // Only roles with unique IDs tell of logins.
+        let by_login = triggers(&syncs, {
+            let store = store.clone();
+            move |event| {
+                let Some(name) = login_told(event) else { return Vec::new() };
+                named(&store, |role| {
+                    let status = role.status.as_ref();
+                    role.namespace() == event.object.namespace
+                        && role.name_any() == name
+                        && status.is_some_and(|status| !status.bound_principal_ids.is_empty())
+                })
+            }
+        });
         // Whoever lost a name to a role that is gone may have it now.
         let by_loss = triggers(&roles, move |event| {
             if event.is_deletion() {
@@ -177,20 +206,22 @@ fn role(
                 Vec::new()
             }
         });
-        let woken = all([by_backend.boxed(), by_namespace.boxed(), by_loss.boxed()]);
+        let woken =
+            all([by_backend.boxed(), by_namespace.boxed(), by_login.boxed(), by_loss.boxed()]);
         controller::run(reconciler, &roles, woken, shell).await;
     });
 }
 
 fn sync(
     operator: &mut Operator,
+    syncs: &Watched<VaultCertSync>,
     roles: &Watched<VaultAwsRole>,
     backends: &Watched<VaultAwsBackend>,
     namespaces: &Namespaces,
     connections: &Arc<Connections>,
     identities: &Arc<Identities>,
 ) {
-    let syncs = operator.watch(operator.scope(), |_: &mut VaultCertSync| {});
+    let syncs = syncs.clone();
     let none = || Scope::Namespaces(Vec::new());
     let secrets = Secrets::new(operator.watch(none(), cert::secrets::prune));
     let accounts = Accounts::new(operator.watch(none(), cert::accounts::prune));
@@ -280,6 +311,31 @@ fn named<K: Kind>(store: &Store<K>, matches: impl Fn(&K) -> bool) -> Vec<ObjectR
     store.select(matches).iter().map(|object| reference(&**object)).collect()
 }
 
+/// Of a sync, what a role is told by it: which role it uses, and whether it logs in there.
+fn prune_for_roles(sync: &mut VaultCertSync) {
+    let crd::VaultCertSyncSpec { role_ref, principal, .. } = std::mem::take(&mut sync.spec);
+    sync.spec = crd::VaultCertSyncSpec { role_ref, principal, ..Default::default() };
+    if let Some(status) = sync.status.take() {
+        let mut conditions = status.conditions;
+        conditions.retain(|condition| condition.type_ == READY);
+        let observed_generation = status.observed_generation;
+        sync.status = Some(crd::VaultCertSyncStatus {
+            conditions,
+            observed_generation,
+            ..Default::default()
+        });
+    }
+}
+
+/// The role of a sync whose `Ready` has changed.
+fn login_told(event: &Event<VaultCertSync>) -> Option<String> {
+    let part = |sync: &Option<Arc<VaultCertSync>>| {
+        sync.as_ref().and_then(|sync| sync.status.as_ref().map(|s| verdict(&s.conditions)))
+    };
+    let sync = event.new.as_ref().or(event.old.as_ref())?;
+    if part(&event.old) == part(&event.new) { None } else { sync.role_name() }
+}
+
 /// Another spec, or another verdict on it.
 fn backend_matters(event: &Event<VaultAwsBackend>) -> bool {
     let part = |backend: &Option<Arc<VaultAwsBackend>>| {
@@ -292,18 +348,15 @@ fn backend_matters(event: &Event<VaultAwsBackend>) -> bool {
                 status.map(|status| status.observed_generation),
                 status.and_then(|status| status.cluster_id.clone()),
                 status.and_then(|status| status.in_effect.clone()),
-                version_safe(backend),
                 ready,
+                // Wildcards and unique IDs wait for it.
+                status
+                    .and_then(|status| find(&status.conditions, "VersionSafe"))
+                    .map(|condition| condition.status.clone()),
             )
         })
     };
     part(&event.old) != part(&event.new)
-}
-
-/// Whether Vault's version may be asked for everything.
-fn version_safe(backend: &VaultAwsBackend) -> Option<String> {
-    let status = backend.status.as_ref()?;
-    find(&status.conditions, "VersionSafe").map(|safe| safe.status.clone())
 }
 
 /// Another verdict on the role, another name or ID in Vault, or its deletion.

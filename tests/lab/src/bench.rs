@@ -21,7 +21,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use crate::{
-    audit::{Audit, KubernetesRequest, VaultRequest, kubernetes_requests, vault_requests},
+    audit::{self, KubernetesRequest, Mark, VaultRequest},
     cargo,
     certificates::{Authority, Described, Issued},
     demo::{
@@ -36,6 +36,7 @@ use crate::{
 };
 
 pub mod cli;
+pub mod scale;
 mod table;
 
 use table::Table;
@@ -70,19 +71,31 @@ pub struct Settings {
 /// Something could not be built, started or stopped, or took too long.
 pub async fn run(settings: Settings) -> Result<String> {
     let story = Story::aside();
-    let building = async { tokio::task::spawn_blocking(Toolchain::ensure).await? };
-    story.step("servers are built", building).await?;
     let building = async {
         let release = settings.release;
         tokio::task::spawn_blocking(move || cargo::build_operator(release)).await?
     };
     let binary = story.step("operator is built", building).await?;
+    on_stage(story, &binary, async |stage| {
+        let bench = Bench { story, stage, settings, table: Table::default() };
+        bench.measure(&binary).await
+    })
+    .await
+}
+
+/// Measures on a lab that is set up before and removed afterwards.
+async fn on_stage(
+    story: Story,
+    binary: &Path,
+    measure: impl AsyncFnOnce(&Stage) -> Result<Table>,
+) -> Result<String> {
+    let building = async { tokio::task::spawn_blocking(Toolchain::ensure).await? };
+    story.step("servers are built", building).await?;
     let end = detached::asked_to_end()?;
     let options = Options { name: NAME.to_owned(), ..Options::default() };
     let measuring = async {
-        let stage = Stage::set(story, options, &binary).await?;
-        let bench = Bench { story, stage: &stage, settings, table: Table::default() };
-        let measured = bench.measure(&binary).await;
+        let stage = Stage::set(story, options, binary).await?;
+        let measured = measure(&stage).await;
         if let Err(error) = &measured {
             stage.explain(error).await;
         }
@@ -156,7 +169,7 @@ impl Bench<'_> {
         let (story, stage, count) = (self.story, self.stage, self.count());
         let filling = fill(stage, count);
         story.step(&format!("{count} certificates lie in Vault"), filling).await?;
-        let audits = Audits::from_now(stage);
+        let mark = Mark::now(&stage.lab);
         let syncs = stage.api(Kind::Sync);
         let begun = Instant::now();
         let creating = async {
@@ -175,7 +188,7 @@ impl Bench<'_> {
         let waiting = all_ready(&syncs, count, 1);
         story.step(&format!("{count} VaultCertSync are Ready"), waiting).await?;
         let delivered = begun.elapsed();
-        let asked = audits.read()?;
+        let asked = Asked::since(stage, mark)?;
         self.table.row(
             &format!("{count} syncs, all Ready with their Secrets"),
             format!(
@@ -206,7 +219,7 @@ impl Bench<'_> {
             Ok(())
         };
         self.story.step("both processes are stopped", stopping).await?;
-        let audits = Audits::from_now(stage);
+        let mark = Mark::now(&stage.lab);
         let begun = Instant::now();
         let starting = async {
             for operator in operators {
@@ -218,7 +231,7 @@ impl Bench<'_> {
         self.story.step("both processes are started again", starting).await?;
         let ready = begun.elapsed();
         tokio::time::sleep(AFTER_RESTART).await;
-        let asked = audits.read()?;
+        let asked = Asked::since(stage, mark)?;
         let writes = asked.vault.iter().filter(|request| request.is_write()).count();
         let writes_kubernetes = asked
             .kubernetes
@@ -285,10 +298,10 @@ impl Bench<'_> {
         };
         story.step(&format!("all have refreshInterval {interval}"), patching).await?;
         let counting = async {
-            let (audits, before) = (Audits::from_now(stage), passes(&stage.syncer).await?);
+            let (mark, before) = (Mark::now(&stage.lab), passes(&stage.syncer).await?);
             tokio::time::sleep(INTERVAL).await;
             let after = passes(&stage.syncer).await?;
-            Ok((audits.read()?, after - before))
+            Ok((Asked::since(stage, mark)?, after - before))
         };
         let what = format!("unchanged refreshes are counted for {interval}");
         let (asked, passes) = story.step(&what, counting).await?;
@@ -312,31 +325,19 @@ impl Bench<'_> {
 }
 
 /// What both processes asked since some moment.
-struct Audits {
-    vault: Audit,
-    kubernetes: Audit,
-}
-
 struct Asked {
     vault: Vec<VaultRequest>,
     kubernetes: Vec<KubernetesRequest>,
 }
 
-impl Audits {
-    fn from_now(stage: &Stage) -> Self {
-        Self {
-            vault: Audit::from_now(stage.lab.audit_vault_path()),
-            kubernetes: Audit::from_now(stage.lab.audit_kube_path()),
-        }
-    }
-
-    fn read(&self) -> Result<Asked> {
-        Ok(Asked {
-            vault: vault_requests(&self.vault.entries()?),
-            kubernetes: kubernetes_requests(
-                &self.kubernetes.entries()?,
-                &Component::ALL.map(Component::user),
-            ),
+impl Asked {
+    /// In a lab without other clients, whoever is not root is the operator.
+    fn since(stage: &Stage, mark: Mark) -> Result<Self> {
+        let (lab, users) = (&stage.lab, Component::ALL.map(Component::user));
+        let log = lab.audit_kube_path();
+        Ok(Self {
+            vault: audit::vault(&lab.audit_vault_path(), mark.vault)?,
+            kubernetes: audit::kubernetes(&log, mark.kubernetes, &users, audit::Stage::Ended)?,
         })
     }
 }
@@ -481,7 +482,7 @@ async fn passes(syncer: &Operator) -> Result<f64> {
 
 /// How many there are, and of which kinds.
 fn kinds_of_vault(requests: &[VaultRequest]) -> String {
-    tally(requests.iter().map(|VaultRequest { operation, path }| {
+    tally(requests.iter().map(|VaultRequest { operation, path, .. }| {
         let directory = format!("certs/{ACCOUNT}/{ROLE}/");
         let path = path.split_once(&directory).map_or(path.as_str(), |(mount, _)| mount);
         format!("{operation} {}", path.trim_end_matches('/'))
@@ -526,7 +527,11 @@ mod tests {
 
     #[test]
     fn requests_are_told_by_kind() {
-        let read = |path: &str| VaultRequest { operation: "read".into(), path: path.into() };
+        let read = |path: &str| VaultRequest {
+            operation: "read".into(),
+            path: path.into(),
+            ..VaultRequest::default()
+        };
         let metadata = |name| read(&format!("secret/metadata/certs/{ACCOUNT}/{ROLE}/{name}"));
         let told = kinds_of_vault(&[metadata("a"), metadata("b"), read("auth/aws/role/web")]);
         assert_eq!(told, "3 (1 read auth/aws/role/web, 2 read secret/metadata)");

@@ -5,7 +5,7 @@ use std::{fmt, io};
 use jiff::{Timestamp, ToSpan as _, tz::TimeZone};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, date_time_ymd,
+    KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, RsaKeySize, date_time_ymd,
 };
 use serde_json::{Value, json};
 
@@ -34,14 +34,22 @@ impl Authority {
 
     /// A server certificate for 90 days, with a new P-256 key.
     pub(crate) fn issue(&self, host: &str) -> Result<Issued> {
+        self.issue_for(host, &KeyPair::generate()?)
+    }
+
+    /// The same with a new RSA key of 2048 bits.
+    pub(crate) fn issue_rsa(&self, host: &str) -> Result<Issued> {
+        self.issue_for(host, &KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?)
+    }
+
+    fn issue_for(&self, host: &str, key: &KeyPair) -> Result<Issued> {
         let mut params = CertificateParams::new(vec![host.to_owned()])?;
         params.distinguished_name.push(DnType::CommonName, host);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         valid_for_days(&mut params, 90);
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.0)?.pem();
+        let certificate = params.signed_by(key, &self.0)?.pem();
         Ok(Issued { certificate, key: key.serialize_pem(), ca: self.0.pem() })
     }
 }
@@ -50,6 +58,16 @@ impl Issued {
     /// The fields of a KV entry, named as Vault's PKI engine names them.
     pub(crate) fn fields(&self) -> Value {
         json!({"certificate": self.certificate, "private_key": self.key, "issuing_ca": self.ca})
+    }
+
+    /// The keys of a Secret that holds it, with the line ends that the operator writes.
+    pub(crate) fn delivered(&self) -> [(&'static str, String); 3] {
+        let text = |pem: &str| pem.replace("\r\n", "\n");
+        [
+            ("tls.crt", text(&self.certificate)),
+            ("tls.key", text(&self.key)),
+            ("ca.crt", text(&self.ca)),
+        ]
     }
 }
 

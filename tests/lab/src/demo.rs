@@ -15,7 +15,7 @@ use kube::Api;
 use serde_json::Value;
 
 use crate::{
-    audit::Audit,
+    audit::{self, Mark},
     cargo,
     certificates::{Authority, Described},
     detached,
@@ -157,10 +157,10 @@ pub async fn keep(kept: Kept) -> Result<()> {
 async fn tell(stage: &Stage) -> Result<()> {
     let company = Authority::new("Example CA")?;
     certificates_lie_in_vault(stage, &company).await?;
-    let logins = Audit::from_now(stage.lab.audit_vault_path());
+    let logins = Mark::now(&stage.lab);
     three_manifests(stage).await?;
     role_and_policy(stage).await?;
-    login(stage, &logins).await?;
+    login(stage, logins).await?;
     let first = secret_appears(stage).await?;
     rotated_certificate(stage, &company, &first).await?;
     other_account(stage).await?;
@@ -224,11 +224,11 @@ async fn read(stage: &Stage, path: &str) -> Result<Value> {
     .await
 }
 
-async fn login(stage: &Stage, audit: &Audit) -> Result<()> {
+async fn login(stage: &Stage, mark: Mark) -> Result<()> {
     let story = stage.story;
     story.chapter("The operator logs in as the assumed role");
     let seen = until("a login at auth/aws/login in Vault's audit log", PATIENCE, async || {
-        let mut entries = audit.entries()?;
+        let mut entries = audit::entries(&stage.lab.audit_vault_path(), mark.vault)?;
         entries.retain(|entry| {
             entry["type"] == "response" && entry["request"]["path"] == "auth/aws/login"
         });

@@ -25,7 +25,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimePrinter};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -64,6 +64,14 @@ pub enum Fault {
     /// Connections that are open are reset, and each new one after so many bytes towards the client,
     /// TLS included.
     Cut(u64),
+}
+
+/// What is wished of connections.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wish {
+    fault: Option<Fault>,
+    /// How often everything fell silent: a connection that was open then stays silent for good.
+    silences: u64,
 }
 
 /// An answer that the server never gave.
@@ -163,7 +171,7 @@ pub struct FrontRequest {
 pub struct Front {
     address: SocketAddr,
     shared: Arc<Shared>,
-    wanted: watch::Sender<Option<Fault>>,
+    wanted: watch::Sender<Wish>,
     listening: watch::Receiver<bool>,
     task: JoinHandle<()>,
     _port: Ports<1>,
@@ -190,9 +198,19 @@ struct State {
     /// How often the snare closed.
     snared: u32,
     requests: VecDeque<FrontRequest>,
+    /// Seconds by which `Date` differs from the time.
+    ahead: i64,
 }
 
 impl Shared {
+    /// What stands in `Date`, if it is not what the server says.
+    fn date(&self) -> Option<header::HeaderValue> {
+        let ahead = Some(self.state().ahead).filter(|ahead| *ahead != 0)?;
+        let then = Timestamp::now() + SignedDuration::from_secs(ahead);
+        let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&then).ok()?;
+        header::HeaderValue::from_str(&date).ok()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -252,7 +270,7 @@ impl Front {
             held: Notify::new(),
             state: Mutex::default(),
         });
-        let (wanted, wish) = watch::channel(None);
+        let (wanted, wish) = watch::channel(Wish::default());
         let (report, listening) = watch::channel(true);
         let task = tokio::spawn(serve(listener, address, wish, report, Arc::clone(&shared)));
         Ok(Self { address, shared, wanted, listening, task, _port: port })
@@ -265,14 +283,17 @@ impl Front {
 
     /// From now on all connections suffer this.
     pub async fn suffer(&self, fault: Fault) {
-        self.wanted.send_replace(Some(fault));
+        self.wanted.send_modify(|wish| {
+            wish.fault = Some(fault);
+            wish.silences += u64::from(fault == Fault::Blackhole);
+        });
         self.settle(fault != Fault::Refuse).await;
     }
 
     /// Ends [`Front::suffer`]. Connections that fell silent stay silent: a network that comes back
     /// does not bring back what it swallowed.
     pub async fn heal(&self) {
-        self.wanted.send_replace(None);
+        self.wanted.send_modify(|wish| wish.fault = None);
         self.settle(true).await;
     }
 
@@ -295,6 +316,11 @@ impl Front {
     /// Ends [`Front::answer`].
     pub fn answer_normally(&self) {
         self.shared.state().replies.clear();
+    }
+
+    /// Says from now on in `Date` that it is so many seconds later than it is; negative is earlier.
+    pub fn be_ahead(&self, seconds: i64) {
+        self.shared.state().ahead = seconds;
     }
 
     /// Forwards the next request of this kind and breaks the connection instead of answering it.
@@ -363,13 +389,13 @@ fn acceptor(lab: &Lab, holder: Holder) -> Result<TlsAcceptor> {
 async fn serve(
     listener: TcpListener,
     address: SocketAddr,
-    mut wish: watch::Receiver<Option<Fault>>,
+    mut wish: watch::Receiver<Wish>,
     report: watch::Sender<bool>,
     shared: Arc<Shared>,
 ) {
     let mut listener = Some(listener);
     loop {
-        let open = *wish.borrow_and_update() != Some(Fault::Refuse);
+        let open = wish.borrow_and_update().fault != Some(Fault::Refuse);
         match (&listener, open) {
             (Some(_), false) => listener = None,
             (None, true) => match TcpListener::bind(address).await {
@@ -399,13 +425,13 @@ async fn serve(
 }
 
 /// Serves one connection until it ends, or a fault ends it.
-async fn talk(stream: TcpStream, mut wish: watch::Receiver<Option<Fault>>, shared: Arc<Shared>) {
-    let left = match *wish.borrow_and_update() {
+async fn talk(stream: TcpStream, mut wish: watch::Receiver<Wish>, shared: Arc<Shared>) {
+    let born = *wish.borrow_and_update();
+    let left = match born.fault {
         Some(Fault::Cut(bytes)) => Some(bytes),
         _ => None,
     };
-    // The wire is told of a blackhole at once and stays silent for good.
-    let wire = Wire { stream, left, silent: wish.clone(), is_silent: false };
+    let wire = Wire { stream, left, wish: wish.clone(), silences: born.silences };
     let delays = wish.clone();
     let serving = async {
         let Ok(tls) = shared.tls.accept(wire).await else { return };
@@ -413,7 +439,7 @@ async fn talk(stream: TcpStream, mut wish: watch::Receiver<Option<Fault>>, share
             let delays = delays.clone();
             let shared = Arc::clone(&shared);
             async move {
-                let fault = *delays.borrow();
+                let fault = delays.borrow().fault;
                 if let Some(Fault::Delay(delay)) = fault {
                     tokio::time::sleep(delay).await;
                 }
@@ -425,7 +451,7 @@ async fn talk(stream: TcpStream, mut wish: watch::Receiver<Option<Fault>>, share
     };
     tokio::select! {
         () = serving => {}
-        _ = wish.wait_for(|fault| match fault {
+        _ = wish.wait_for(|wish| match wish.fault {
             Some(Fault::Refuse | Fault::Reset) => true,
             Some(Fault::Cut(_)) => left.is_none(),
             _ => false,
@@ -438,15 +464,16 @@ struct Wire {
     stream: TcpStream,
     /// Bytes towards the client until it is reset.
     left: Option<u64>,
-    silent: watch::Receiver<Option<Fault>>,
-    is_silent: bool,
+    wish: watch::Receiver<Wish>,
+    /// How many there had been when it was opened.
+    silences: u64,
 }
 
 impl Wire {
     /// Whether nothing passes any more.
-    fn falls_silent(&mut self) -> bool {
-        self.is_silent |= *self.silent.borrow() == Some(Fault::Blackhole);
-        self.is_silent
+    fn is_silent(&self) -> bool {
+        let wish = *self.wish.borrow();
+        wish.fault == Some(Fault::Blackhole) || wish.silences > self.silences
     }
 }
 
@@ -459,7 +486,7 @@ impl AsyncRead for Wire {
         let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
         // Asked after the read: what arrives now is swallowed too. The end of the connection is told,
         // so that this side lets go of it.
-        if outcome.is_ready() && !buffer.filled().is_empty() && self.falls_silent() {
+        if outcome.is_ready() && !buffer.filled().is_empty() && self.is_silent() {
             buffer.clear();
             context.waker().wake_by_ref();
             return Poll::Pending;
@@ -474,7 +501,7 @@ impl AsyncWrite for Wire {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        if self.falls_silent() {
+        if self.is_silent() {
             return Poll::Ready(Ok(bytes.len())); // Swallowed.
         }
         if self.left == Some(0) {
@@ -502,7 +529,7 @@ impl AsyncWrite for Wire {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<std::io::Result<()>> {
-        if self.falls_silent() {
+        if self.is_silent() {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_shutdown(context)
@@ -511,7 +538,7 @@ impl AsyncWrite for Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        let fault = *self.silent.borrow();
+        let fault = self.wish.borrow().fault;
         let breaks = matches!(fault, Some(Fault::Refuse | Fault::Reset | Fault::Cut(_)));
         if self.left == Some(0) || breaks {
             // Closed with lingering for no time, a connection is reset.
@@ -586,7 +613,10 @@ async fn forward(
         Ok(answer) => answer,
         Err(error) => return plain(StatusCode::BAD_GATEWAY, &error.to_string()),
     };
-    let (status, headers) = (answer.status(), end_to_end(answer.headers()));
+    let (status, mut headers) = (answer.status(), end_to_end(answer.headers()));
+    if let Some(date) = shared.date() {
+        headers.insert(header::DATE, date);
+    }
     // Piece by piece, as it comes: a watch has no end.
     let pieces = stream::unfold(answer, |mut answer| async move {
         match answer.chunk().await {

@@ -29,10 +29,8 @@ pub const CA_CONFIG_MAP: &str = "vault-ca";
 /// not here.
 pub(crate) const TOKEN_SECONDS: i64 = 24 * 3600;
 
-/// The syncer's AWS identity by keys: the Secret that its Deployment names.
-const SYNCER_AWS_SECRET: &str = "vault-aws-syncer-aws";
-/// The role writer's, for `operatorLogin.aws`.
-const ROLE_WRITER_AWS_SECRET: &str = "vault-aws-role-writer-aws";
+/// The AWS identities of both processes by keys: the Secrets that their Deployments name.
+const AWS_SECRETS: [&str; 2] = ["vault-aws-role-writer-aws", "vault-aws-syncer-aws"];
 /// The ServiceAccount by which Vault asks the API server whether a token is good.
 const REVIEWER: &str = "vault-token-reviewer";
 
@@ -42,54 +40,10 @@ pub struct Installation {
     token: PathBuf,
 }
 
-/// The names for which the operator's Vault policies are written.
-#[derive(Clone, Debug)]
-pub struct Names {
-    /// The AWS auth mount.
-    pub auth_mount: String,
-    /// The KV v2 mount.
-    pub certificates_mount: String,
-    /// What the names of all policies of roles begin with.
-    pub policy_prefix: String,
-    /// The operator's own policy.
-    pub operator_policy: String,
-}
-
-impl Default for Names {
-    /// As in `deploy/examples`.
-    fn default() -> Self {
-        Self {
-            auth_mount: "aws".to_owned(),
-            certificates_mount: "secret".to_owned(),
-            policy_prefix: "vaultaws-".to_owned(),
-            operator_policy: "vault-aws-operator".to_owned(),
-        }
-    }
-}
-
-impl Names {
-    /// `deploy/examples/vault-policy.hcl` for these names.
-    pub fn policy(&self) -> Result<String> {
-        self.substituted("vault-policy.hcl")
-    }
-
-    /// `deploy/examples/vault-policy-managed.hcl` for these names.
-    pub fn managed_policy(&self) -> Result<String> {
-        self.substituted("vault-policy-managed.hcl")
-    }
-
-    fn substituted(&self, file: &str) -> Result<String> {
-        let path = repository().join("deploy/examples").join(file);
-        let text = fs::read_to_string(&path).doing(|| format!("reading {}", path.display()))?;
-        let Self { auth_mount, certificates_mount, policy_prefix, operator_policy } = self;
-        Ok(text
-            .replace("\"auth/aws/", &format!("\"auth/{auth_mount}/"))
-            .replace("\"sys/auth/aws\"", &format!("\"sys/auth/{auth_mount}\""))
-            .replace("\"sys/mounts/auth/aws/", &format!("\"sys/mounts/auth/{auth_mount}/"))
-            .replace("\"secret/", &format!("\"{certificates_mount}/"))
-            .replace("acl/vault-aws-operator\"", &format!("acl/{operator_policy}\""))
-            .replace("vaultaws-*", &format!("{policy_prefix}*")))
-    }
+/// A Vault policy of `deploy/examples`, for the default names, as an admin applies it.
+pub fn example_policy(file: &str) -> Result<String> {
+    let path = repository().join("deploy/examples").join(file);
+    fs::read_to_string(&path).doing(|| format!("reading {}", path.display()))
 }
 
 impl Installation {
@@ -123,6 +77,8 @@ impl Installation {
             "bound_service_account_namespaces": [NAMESPACE],
             "audience": "vault",
             "token_policies": policies,
+            // Its own policies are all it has.
+            "token_no_default_policy": true,
             "token_ttl": "1h",
         });
         lab.vault.write(&format!("auth/{KUBERNETES_MOUNT}/role/{role}"), &body).await.map(drop)
@@ -202,17 +158,13 @@ fn references(lab: &Lab) -> Result<Value> {
             json!({"aws_access_key_id": access_key, "aws_secret_access_key": secret_key}),
         ));
         let Keys { access_key, secret_key, .. } = &seeds.operator.keys;
-        for name in [SYNCER_AWS_SECRET, ROLE_WRITER_AWS_SECRET] {
-            items.push(secret(
-                name,
-                json!({
-                    "AWS_ACCESS_KEY_ID": access_key,
-                    "AWS_SECRET_ACCESS_KEY": secret_key,
-                    "AWS_REGION": REGION,
-                    "AWS_ENDPOINT_URL_STS": lab.sts_url(),
-                }),
-            ));
-        }
+        let environment = json!({
+            "AWS_ACCESS_KEY_ID": access_key,
+            "AWS_SECRET_ACCESS_KEY": secret_key,
+            "AWS_REGION": REGION,
+            "AWS_ENDPOINT_URL_STS": lab.sts_url(),
+        });
+        items.extend(AWS_SECRETS.map(|name| secret(name, environment.clone())));
     }
     Ok(json!({"apiVersion": "v1", "kind": "List", "items": items}))
 }
@@ -238,27 +190,4 @@ async fn teach_vault(lab: &Lab) -> Result<()> {
         "disable_local_ca_jwt": true,
     });
     lab.vault.write(&format!("auth/{KUBERNETES_MOUNT}/config"), &config).await.map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn policies_are_written_for_the_names_that_are_asked_for() {
-        let names = Names {
-            auth_mount: "t1-aws".to_owned(),
-            certificates_mount: "t1-kv".to_owned(),
-            policy_prefix: "t1-".to_owned(),
-            operator_policy: "t1-operator".to_owned(),
-        };
-        for text in [names.policy().unwrap(), names.managed_policy().unwrap()] {
-            for line in text.lines().filter(|line| line.starts_with("path ")) {
-                let own = line.contains("t1-") || line == r#"path "sys/auth" {"#;
-                let shared = line.contains("acl/default\"") || line.contains("\"auth/token/");
-                assert!(own || shared, "{line}");
-            }
-            assert!(!text.contains("\"vaultaws-"));
-        }
-    }
 }

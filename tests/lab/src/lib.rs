@@ -15,11 +15,12 @@
 //! labs without a test, [`vault`], [`aws`], `kubernetes` and [`sts`] how tests talk to the servers,
 //! [`namespaces`] a front of Vault that looks as if it had namespaces,
 //! `oidc` whose tokens STS believes, [`vending`] an agent that hands out credentials, [`proxy`]
-//! Vault's own proxy, [`front`] the faults of a network, [`installation`] and [`operator`] how the operator is installed and run, `cargo`
-//! how it is built, `audit` what it asked of the servers; [`demo`] tells its story,
+//! Vault's own proxy, [`front`] the faults of a network, [`installation`] and [`operator`] how the
+//! operator is installed and run, `cargo` how it is built, [`audit`] what was asked of the servers;
+//! [`demo`] tells its story,
 //! [`bench`](mod@bench) measures it.
 
-mod audit;
+pub mod audit;
 pub mod aws;
 pub mod bench;
 mod cargo;
@@ -52,7 +53,7 @@ pub use aws::{Aws, Keys, Seeds, TrustPolicy, User};
 pub use error::{Error, Result};
 pub use folder::{Owner, Seen, SeenServer, find, is_alive, list};
 pub use front::{Fault, Front, FrontRequest, Reply};
-pub use installation::{Installation, Names};
+pub use installation::Installation;
 pub use keeper::child_entry;
 pub use lab::{Lab, Options, Parts};
 pub use namespaces::{NamespaceFront, NamespacedRequest};

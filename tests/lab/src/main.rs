@@ -51,6 +51,9 @@ enum Command {
 enum Bench {
     /// Memory, requests and delays of the main path, with many certificates
     Main(bench::Settings),
+    /// VaultCertSync in numbers: Secrets per second beside a bare client, memory, requests, CPU.
+    /// For figures, as release: cargo run --release -p vault-aws-lab -- bench scale --release
+    Scale(bench::scale::Settings),
     /// A cache hit of credential-process, beside Python's import of boto3
     Cli(bench::cli::Settings),
 }
@@ -90,6 +93,7 @@ async fn run(command: Command) -> Result<()> {
         }
         Command::Demo { keep } => demo::run(keep).await,
         Command::Bench(Bench::Main(settings)) => print(&bench::run(settings).await?),
+        Command::Bench(Bench::Scale(settings)) => print(&bench::scale::run(settings).await?),
         Command::Bench(Bench::Cli(settings)) => print(&bench::cli::run(settings).await?),
         Command::Keep(Name { name }) => detached::keep(&name).await,
         Command::KeepDemo(kept) => demo::keep(kept).await,

@@ -18,7 +18,7 @@ use crate::{
     aws::{Keys, REGION, TrustPolicy, role_arn},
     error::{Doing as _, Error, Result},
     files,
-    installation::{CA_CONFIG_MAP, Installation, Names, VAULT_KEYS_SECRET, repository},
+    installation::{CA_CONFIG_MAP, Installation, VAULT_KEYS_SECRET, example_policy, repository},
     lab::{Lab, Options},
     operator::{Component, Operator},
     toolchain::Toolchain,
@@ -31,7 +31,7 @@ pub(crate) const TEAM: &str = "team-a";
 pub(crate) const ROLE: &str = "web";
 /// The role at Vault's Kubernetes mount, and the policy it gives.
 const OPERATOR: &str = "vault-aws-operator";
-const OPERATOR_MANAGED: &str = "vault-aws-operator-managed";
+const OPERATOR_BOOTSTRAP: &str = "vault-aws-operator-bootstrap";
 
 /// For whatever the operator has to do; it usually takes a second.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -57,14 +57,16 @@ impl Stage {
             story.step("kubectl apply -k crds; kubectl apply -k deploy", installing).await?;
         story
             .step("Vault: the operator's login and policy; KV v2 at secret/", async {
-                let names = Names::default();
-                let policies =
-                    [(OPERATOR, names.policy()?), (OPERATOR_MANAGED, names.managed_policy()?)];
-                for (name, text) in policies {
+                let policies = [
+                    (OPERATOR, "vault-policy-managed.hcl"),
+                    (OPERATOR_BOOTSTRAP, "vault-policy-bootstrap.hcl"),
+                ];
+                for (name, file) in policies {
+                    let text = example_policy(file)?;
                     let path = format!("sys/policies/acl/{name}");
                     lab.vault.write(&path, &json!({"policy": text})).await?;
                 }
-                installation.allow_login(&lab, OPERATOR, &[OPERATOR, OPERATOR_MANAGED]).await?;
+                installation.allow_login(&lab, OPERATOR, &[OPERATOR, OPERATOR_BOOTSTRAP]).await?;
                 let mount = json!({"type": "kv", "options": {"version": "2"}});
                 lab.vault.write("sys/mounts/secret", &mount).await.map(drop)
             })
