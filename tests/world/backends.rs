@@ -136,7 +136,7 @@ async fn the_operator_logs_in_by_its_own_aws_identity_and_renews(world: World) {
         "auth_type": "iam",
         "bound_iam_principal_arn": [world.seeds().operator.arn],
         "resolve_aws_unique_ids": false,
-        "token_policies": [policy, format!("{policy}-managed")],
+        "token_policies": [policy, world.bootstrap_policy()],
         "token_ttl": "40s", "token_max_ttl": "1h",
     });
     world.write(&format!("auth/{mount}/role/the-operator"), role).await;

@@ -376,7 +376,12 @@ fn unused_in_kubernetes(logs: &[Log]) -> Vec<String> {
         .iter()
         .flat_map(|log| &log.kubernetes)
         .filter(|request| request.code < 300)
-        .map(|one| (&*one.user, &*one.group, &*one.resource, &*one.verb))
+        .flat_map(|one| {
+            // An apply that makes the object needs both rights.
+            let makes = (one.verb == "patch" && one.code == 201).then_some("create");
+            let used = |verb| (&*one.user, &*one.group, &*one.resource, verb);
+            [Some(used(one.verb.as_str())), makes.map(used)].into_iter().flatten()
+        })
         .collect();
     let mut unused = Vec::new();
     for role in documents.iter().filter(|one| one["rules"].is_array()) {

@@ -48,6 +48,7 @@ mod hostile_specs;
 mod identities;
 mod import;
 mod isolation;
+mod kills;
 mod leaks;
 mod login;
 mod main_line;
@@ -66,10 +67,12 @@ mod sessions;
 mod skew;
 mod sources;
 mod stage;
+mod storms;
 mod takeover;
 mod targets;
 mod trial;
 mod validation;
+mod witness;
 mod world;
 
 use std::{process::ExitCode, sync::Arc};
@@ -133,6 +136,8 @@ fn outage_tests() -> Vec<Test> {
         credential_process::outage_tests(),
         doctor::outage_tests(),
         backends::outage_tests(),
+        storms::tests(),
+        kills::tests(),
     ]
     .concat()
 }

@@ -147,7 +147,7 @@ async fn wildcards_wait_for_a_safe_version(world: World) {
         assert_eq!(role["bound_iam_principal_arn"], json!([arn]));
     } else {
         let told = world.becomes(ROLE, "Ready", "False", "VersionUnsafe").await;
-        assert!(told.message.contains("wildcards in principals"), "{}", told.message);
+        assert!(told.message.contains("no wildcard principals"), "{}", told.message);
         assert_eq!(world.vault_writes_since(mark), []);
     }
 }

@@ -4,23 +4,19 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write as _},
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Secret;
-use kube::{
-    Api, ResourceExt as _,
-    api::{ListParams, WatchEvent, WatchParams},
-};
+use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::json;
-use tokio::task::JoinHandle;
 
 use crate::{
     certificates::{Authority, Issued},
     dice::Dice,
     entries::serves,
+    witness::Witness,
     world::{World, text},
 };
 
@@ -39,65 +35,6 @@ const SEED: u64 = 20_261_121;
 
 fn name(number: usize) -> String {
     format!("c{number:03}")
-}
-
-/// Somebody who sees every version of every Secret, on a watch of its own.
-struct Witness {
-    seen: Arc<Mutex<Vec<Secret>>>,
-    gone: Arc<Mutex<Vec<String>>>,
-    task: JoinHandle<()>,
-}
-
-impl Witness {
-    /// Sees everything from now on.
-    async fn call(world: &World) -> Self {
-        let api = Api::<Secret>::namespaced(world.kube(), &world.id);
-        let list = api.list_metadata(&ListParams::default()).await.expect("the Secrets");
-        let mut version = list.metadata.resource_version.expect("a version");
-        let (seen, gone) =
-            (Arc::<Mutex<Vec<Secret>>>::default(), Arc::<Mutex<Vec<String>>>::default());
-        let (told, missed) = (Arc::clone(&seen), Arc::clone(&gone));
-        let task = tokio::spawn(async move {
-            // The API server ends each watch after some minutes.
-            loop {
-                let events = api.watch(&WatchParams::default().timeout(290), &version).await;
-                let mut events = Box::pin(events.expect("a watch"));
-                while let Some(event) = events.try_next().await.expect("an event") {
-                    match event {
-                        WatchEvent::Added(secret) | WatchEvent::Modified(secret) => {
-                            version = secret.resource_version().expect("a version");
-                            lock(&told).push(secret);
-                        }
-                        WatchEvent::Deleted(secret) => {
-                            version = secret.resource_version().expect("a version");
-                            lock(&missed).push(secret.name_any());
-                        }
-                        WatchEvent::Bookmark(bookmark) => {
-                            version = bookmark.metadata.resource_version;
-                        }
-                        WatchEvent::Error(error) => panic!("the watch broke: {error:?}"),
-                    }
-                }
-            }
-        });
-        Self { seen, gone, task }
-    }
-
-    /// How many versions were seen.
-    fn count(&self) -> usize {
-        assert!(!self.task.is_finished(), "the witness looked away");
-        lock(&self.seen).len()
-    }
-}
-
-impl Drop for Witness {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes one certificate for each of these numbers, and remembers what was written of it.
@@ -206,19 +143,14 @@ async fn two_hundred_certificates_are_rotated_while_the_syncer_is_killed_twice(w
         })
         .await;
     world.ready("vaultcertsync/web").await;
-    let complete = async || {
-        let seen = lock(&witness.seen);
-        let is_seen = |secret: &Secret| {
-            seen.iter().any(|one| one.resource_version() == secret.resource_version())
-        };
-        last.values().all(is_seen).then_some(())
-    };
+    let complete = async || last.values().all(|one| witness.has_seen(one)).then_some(());
     world.eventually("the witness to have seen the last of each", LIMIT, complete).await;
 
     // What was seen on the way.
-    assert_eq!(*lock(&witness.gone), Vec::<String>::new(), "no Secret was ever away");
+    assert_eq!(witness.gone(), Vec::<String>::new(), "no Secret was ever away");
+    assert_eq!(witness.gaps(), 0, "nothing was missed");
     let mut newest: BTreeMap<String, usize> = BTreeMap::new();
-    let seen = std::mem::take(&mut *lock(&witness.seen));
+    let seen = witness.testimony();
     for secret in &seen {
         let name = secret.name_any();
         let number: usize = name.trim_start_matches("web-c").parse().expect("one of ours");

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
+    grants::refusals_are_meant,
     manifest::Manifest,
     world::{ACCOUNT, PATIENCE, World},
 };
@@ -108,6 +109,8 @@ async fn what_is_equal_is_adopted_and_only_the_policy_written(world: World) {
 }
 
 async fn what_differs_is_adopted_only_by_always(world: World) {
+    // Whose mark a policy of somebody else bears is looked for, and need not be told.
+    refusals_are_meant(&world);
     prepared(&world, json!({"token_ttl": "17m", "token_policies": ["default", "admin"]})).await;
     let before = both(&world).await;
     let mark = world.mark();

@@ -14,11 +14,13 @@ use futures::future::LocalBoxFuture;
 use libtest_mimic::{Failed, Trial};
 
 use crate::{
+    kills,
     stage::{RUNTIME_THREAD, Stage, Stages},
+    storms,
     world::World,
 };
 
-/// No test may take longer. A wait within one has a limit of its own and says more.
+/// No other test may take longer. A wait within one has a limit of its own and says more.
 const LIMIT: Duration = Duration::from_secs(150);
 
 /// A test by name; see the macro `tests!`.
@@ -61,6 +63,17 @@ pub(crate) fn trials(tests: Vec<Test>, stages: &Arc<Stages>, place: Place) -> Ve
     tests.into_iter().map(trial).collect()
 }
 
+/// Some go on for as long as they are told.
+fn limit(name: &str) -> Duration {
+    if name.starts_with("kills::") {
+        kills::limit()
+    } else if name.starts_with("storms::") {
+        storms::limit()
+    } else {
+        LIMIT
+    }
+}
+
 fn attempt(
     name: &str,
     run: fn(World) -> LocalBoxFuture<'static, ()>,
@@ -71,8 +84,8 @@ fn attempt(
     let verdict = catch(|| {
         let test = run(world.clone());
         runtime
-            .block_on(async { tokio::time::timeout(LIMIT, test).await })
-            .unwrap_or_else(|_| panic!("not done within {} s", LIMIT.as_secs()))
+            .block_on(async { tokio::time::timeout(limit(name), test).await })
+            .unwrap_or_else(|_| panic!("not done within {} s", limit(name).as_secs()))
     });
     verdict.map_err(|mut told| {
         told.push_str("\n\n");

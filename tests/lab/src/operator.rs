@@ -131,7 +131,8 @@ impl Operator {
         let admin = SocketAddr::from(([127, 0, 0, 1], number));
         let container = container(&lab.kube(), component).await?;
         let name = component.name();
-        let kubeconfig = folder.join(format!("{process}.kubeconfig"));
+        // Another process of the same name may have been started meanwhile.
+        let kubeconfig = folder.join(format!("{process}-{number}.kubeconfig"));
         let token = lab.service_account_token(NAMESPACE, name, &[], TOKEN_SECONDS).await?;
         lab.kubeconfig_at(apiserver, &kubeconfig, &token)?;
 
