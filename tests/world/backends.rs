@@ -136,7 +136,7 @@ async fn the_operator_logs_in_by_its_own_aws_identity_and_renews(world: World) {
         "auth_type": "iam",
         "bound_iam_principal_arn": [world.seeds().operator.arn],
         "resolve_aws_unique_ids": false,
-        "token_policies": [policy, format!("{policy}-managed")],
+        "token_policies": [policy, world.bootstrap_policy()],
         "token_ttl": "40s", "token_max_ttl": "1h",
     });
     world.write(&format!("auth/{mount}/role/the-operator"), role).await;
@@ -408,7 +408,7 @@ async fn of_two_backends_on_one_vault_the_older_role_has_the_name(world: World) 
     let elsewhere = format!("{}-aws2", world.id);
     world.write(&format!("sys/auth/{elsewhere}"), json!({"type": "aws"})).await;
     let policy = world.operator_policy();
-    let names = [policy.clone(), format!("{policy}-managed"), format!("{policy}-elsewhere")];
+    let names = [policy.clone(), world.bootstrap_policy(), format!("{policy}-elsewhere")];
     let roles = format!(
         "path \"auth/{elsewhere}/role/*\" {{ capabilities = [\"create\", \"read\", \"update\", \
          \"delete\"] }}"
