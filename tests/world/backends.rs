@@ -221,7 +221,11 @@ async fn what_resources_use_does_not_change(world: World) {
     assert_eq!(status["inEffect"]["authMount"], world.auth_mount());
     assert_eq!(status["inEffect"]["certificates"]["basePath"], "certs");
 
-    // All goes on with the old values: drift is put back, and certificates are delivered.
+    // All goes on with the old values: certificates are delivered, and drift is put back.
+    let next = Authority::new("Next CA").issue("web.example.com");
+    world.put_certificate("web", "tls", &next).await;
+    world.refresh("web").await;
+    world.delivered("web-tls", &next).await;
     world.write(&role_path(&world), json!({"token_policies": ["default"]})).await;
     world.role("web").with("spec.driftInterval", "10s").apply().await;
     world
@@ -230,10 +234,6 @@ async fn what_resources_use_does_not_change(world: World) {
         })
         .await;
     world.ready("vaultawsrole/web").await;
-    let next = Authority::new("Next CA").issue("web.example.com");
-    world.put_certificate("web", "tls", &next).await;
-    world.refresh("web").await;
-    world.delivered("web-tls", &next).await;
 
     // Once nobody uses it, the new values hold.
     for object in ["vaultcertsync/web", "vaultawsrole/web"] {
@@ -408,7 +408,7 @@ async fn of_two_backends_on_one_vault_the_older_role_has_the_name(world: World) 
     let elsewhere = format!("{}-aws2", world.id);
     world.write(&format!("sys/auth/{elsewhere}"), json!({"type": "aws"})).await;
     let policy = world.operator_policy();
-    let names = [policy.clone(), format!("{policy}-managed"), format!("{policy}-elsewhere")];
+    let names = [policy.clone(), world.bootstrap_policy(), format!("{policy}-elsewhere")];
     let roles = format!(
         "path \"auth/{elsewhere}/role/*\" {{ capabilities = [\"create\", \"read\", \"update\", \
          \"delete\"] }}"
