@@ -131,7 +131,7 @@ pub async fn run<R: Reconcile>(
     let mut desk = Desk {
         kind: R::Resource::kind(&()).into_owned(),
         store: resources.store(),
-        queue: Queue::new(),
+        queue: Queue::new(|object| object.namespace.as_deref().map_or(0, schedule::seed)),
         known: HashMap::new(),
         passes: JoinSet::new(),
         aside: Aside::default(),

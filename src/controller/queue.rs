@@ -3,11 +3,13 @@
 //! One entry for each object. An object that is being looked at is never handed out again before
 //! that pass has ended; a wake-up meanwhile is kept and not lost. What changed goes before what was
 //! woken, and that before what is merely due, so that a new resource does not queue behind ten
-//! thousand refreshes; who is passed over three times has the next turn all the same.
+//! thousand refreshes; who is passed over three times has the next turn all the same. What is due of
+//! one urgency goes by turns of the tenants, so that one who has a thousand does not hold up another
+//! who has one.
 
 use std::{
     borrow::Borrow,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     hash::Hash,
 };
 
@@ -38,14 +40,72 @@ struct Slot {
     running: bool,
 }
 
+/// What waits with one urgency.
 #[derive(Debug)]
 struct File<T> {
+    /// What is not due yet, as far as anybody looked.
     by_time: BTreeMap<Due, T>,
+    /// What is due, by tenant. None is empty.
+    lanes: HashMap<u64, BTreeMap<Due, T>>,
+    /// The tenants that have a lane, the next one first.
+    turns: VecDeque<u64>,
     passed_over: u8,
+}
+
+impl<T> File<T> {
+    fn new() -> Self {
+        let (by_time, lanes, turns) = (BTreeMap::new(), HashMap::new(), VecDeque::new());
+        Self { by_time, lanes, turns, passed_over: 0 }
+    }
+
+    /// Has what is due by now wait in its tenant's lane; whether there is any.
+    fn ripen(&mut self, now: Instant, tenant: fn(&T) -> u64) -> bool {
+        while let Some(entry) = self.by_time.first_entry().filter(|entry| entry.key().0 <= now) {
+            let (due, object) = entry.remove_entry();
+            let tenant = tenant(&object);
+            let lane = self.lanes.entry(tenant).or_default();
+            if lane.is_empty() {
+                self.turns.push_back(tenant);
+            }
+            lane.insert(due, object);
+        }
+        !self.turns.is_empty()
+    }
+
+    /// The oldest of the tenant whose turn it is.
+    fn next(&mut self) -> Option<T> {
+        let tenant = self.turns.pop_front()?;
+        let lane = self.lanes.get_mut(&tenant)?;
+        let (_, object) = lane.pop_first()?;
+        if lane.is_empty() {
+            self.lanes.remove(&tenant);
+        } else {
+            self.turns.push_back(tenant);
+        }
+        Some(object)
+    }
+
+    fn remove(&mut self, due: &Due, tenant: u64) {
+        if self.by_time.remove(due).is_some() {
+            return;
+        }
+        let Some(lane) = self.lanes.get_mut(&tenant) else { return };
+        lane.remove(due);
+        if lane.is_empty() {
+            self.lanes.remove(&tenant);
+            self.turns.retain(|other| *other != tenant);
+        }
+    }
+
+    fn first(&self) -> Option<Instant> {
+        let waiting = self.lanes.values().filter_map(|lane| Some(lane.first_key_value()?.0.0));
+        waiting.chain(self.by_time.first_key_value().map(|(due, _)| due.0)).min()
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Queue<T> {
+    tenant: fn(&T) -> u64,
     slots: HashMap<T, Slot>,
     /// By urgency.
     files: [File<T>; 3],
@@ -54,10 +114,12 @@ pub(super) struct Queue<T> {
 }
 
 impl<T: Clone + Eq + Hash> Queue<T> {
-    pub(super) fn new() -> Self {
+    /// Nothing yet. Objects for which `tenant` gives the same number share turns.
+    pub(super) fn new(tenant: fn(&T) -> u64) -> Self {
         Self {
+            tenant,
             slots: HashMap::new(),
-            files: URGENCIES.map(|_| File { by_time: BTreeMap::new(), passed_over: 0 }),
+            files: URGENCIES.map(|_| File::new()),
             arrivals: 0,
             running: 0,
         }
@@ -76,18 +138,17 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         if slot.running {
             return; // Filed when its pass has ended.
         }
+        let tenant = (self.tenant)(object);
         if let Some((urgency, due)) = earlier {
-            self.file(urgency).remove(&due);
+            self.file(urgency).remove(&due, tenant);
         }
-        self.file(urgency).insert(due, object.clone());
+        self.file(urgency).by_time.insert(due, object.clone());
     }
 
     /// The next object to look at; it counts as running until [`Self::ended`].
     pub(super) fn take(&mut self, now: Instant) -> Option<T> {
-        let due = self
-            .files
-            .each_ref()
-            .map(|file| file.by_time.first_key_value().is_some_and(|((at, _), _)| *at <= now));
+        let tenant = self.tenant;
+        let due = self.files.each_mut().map(|file| file.ripen(now, tenant));
         let waiting = || (0..self.files.len()).filter(|urgency| due[*urgency]);
         let first = waiting().next()?;
         let chosen = waiting()
@@ -99,7 +160,7 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         }
         let file = &mut self.files[chosen];
         file.passed_over = 0;
-        let (_, object) = file.by_time.pop_first()?;
+        let object = file.next()?;
         if let Some(slot) = self.slots.get_mut(&object) {
             slot.due = None;
             slot.running = true;
@@ -114,7 +175,7 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         slot.running = false;
         self.running -= 1;
         match slot.due {
-            Some((urgency, due)) => drop(self.file(urgency).insert(due, object.clone())),
+            Some((urgency, due)) => drop(self.file(urgency).by_time.insert(due, object.clone())),
             None => drop(self.slots.remove(object)),
         }
     }
@@ -130,15 +191,16 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         if slot.running {
             return; // Goes when its pass ends.
         }
-        if let Some((urgency, due)) = due {
-            self.file(urgency).remove(&due);
+        let tenant = self.slots.get_key_value(object).map(|(object, _)| (self.tenant)(object));
+        if let (Some((urgency, due)), Some(tenant)) = (due, tenant) {
+            self.file(urgency).remove(&due, tenant);
         }
         self.slots.remove(object);
     }
 
     /// When the next object is due; the past if one is overdue.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.files.iter().filter_map(|file| Some(file.by_time.first_key_value()?.0.0)).min()
+        self.files.iter().filter_map(File::first).min()
     }
 
     /// How many objects are being looked at.
@@ -146,8 +208,8 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         self.running
     }
 
-    fn file(&mut self, urgency: Urgency) -> &mut BTreeMap<Due, T> {
-        &mut self.files[urgency as usize].by_time
+    fn file(&mut self, urgency: Urgency) -> &mut File<T> {
+        &mut self.files[urgency as usize]
     }
 }
 
@@ -167,8 +229,36 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
+    fn tenants_take_turns_whatever_each_of_them_has_waiting() {
+        let now = Instant::now();
+        let mut queue = Queue::new(|object: &&str| u64::from(object.as_bytes()[0]));
+        for object in ["a1", "a2", "a3", "a4"] {
+            queue.add(&object, Changed, now);
+        }
+        assert_eq!(queue.take(now), Some("a1"));
+        queue.add(&"b1", Changed, now);
+        queue.add(&"b2", Changed, now);
+        queue.add(&"c1", Changed, now);
+        assert_eq!(drain(&mut queue, now), ["a2", "b1", "c1", "a3", "b2", "a4"]);
+    }
+
+    #[test]
+    fn what_is_due_can_be_forgotten_and_what_is_left_keeps_its_turn() {
+        let now = Instant::now();
+        let mut queue = Queue::new(|object: &&str| u64::from(object.as_bytes()[0]));
+        for object in ["a1", "b1", "a2", "c1"] {
+            queue.add(&object, Changed, now);
+        }
+        assert_eq!(queue.take(now), Some("a1"));
+        queue.forget("b1");
+        assert_eq!(queue.next_due(), Some(now));
+        assert_eq!(drain(&mut queue, now), ["c1", "a2"]);
+        assert_eq!(queue.next_due(), None);
+    }
+
+    #[test]
     fn an_object_is_handed_out_when_it_is_due_and_not_before() {
-        let (mut queue, now) = (Queue::new(), Instant::now());
+        let (mut queue, now) = (Queue::new(|_| 0), Instant::now());
         queue.add(&"a", Routine, now + SECOND);
         assert_eq!(queue.take(now), None);
         assert_eq!(queue.next_due(), Some(now + SECOND));
@@ -178,7 +268,7 @@ mod tests {
 
     #[test]
     fn an_object_that_is_added_twice_is_handed_out_once_and_at_the_earlier_time() {
-        let (mut queue, now) = (Queue::new(), Instant::now());
+        let (mut queue, now) = (Queue::new(|_| 0), Instant::now());
         queue.add(&"a", Routine, now + SECOND);
         queue.add(&"a", Routine, now);
         queue.add(&"a", Routine, now + SECOND * 2);
@@ -188,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_running_object_is_not_handed_out_but_its_wake_up_is_kept() {
-        let (mut queue, now) = (Queue::new(), Instant::now());
+        let (mut queue, now) = (Queue::new(|_| 0), Instant::now());
         queue.add(&"a", Changed, now);
         assert_eq!(queue.take(now), Some("a"));
         queue.add(&"a", Changed, now);
@@ -202,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_tick_that_is_set_after_a_pass_does_not_delay_a_wake_up_during_it() {
-        let (mut queue, now) = (Queue::new(), Instant::now());
+        let (mut queue, now) = (Queue::new(|_| 0), Instant::now());
         queue.add(&"a", Changed, now);
         queue.take(now);
         queue.add(&"a", Changed, now + SECOND);
@@ -213,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_wake_up_does_not_delay_a_look_at_what_changed() {
-        let (mut queue, now) = (Queue::new(), Instant::now());
+        let (mut queue, now) = (Queue::new(|_| 0), Instant::now());
         queue.add(&"a", Changed, now);
         queue.add(&"a", Woken, now - SECOND);
         queue.add(&"b", Woken, now - SECOND);
@@ -222,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_change_brings_a_planned_look_forward() {
-        let (mut queue, now) = (Queue::new(), Instant::now());
+        let (mut queue, now) = (Queue::new(|_| 0), Instant::now());
         queue.add(&"a", Routine, now + SECOND * 3600);
         queue.add(&"a", Changed, now);
         assert_eq!(drain(&mut queue, now), ["a"]);
@@ -232,7 +322,7 @@ mod tests {
 
     #[test]
     fn what_changed_goes_first_but_the_routine_is_never_starved() {
-        let (mut queue, now) = (Queue::new(), Instant::now());
+        let (mut queue, now) = (Queue::new(|_| 0), Instant::now());
         for object in ["r1", "r2"] {
             queue.add(&object, Routine, now - SECOND);
         }
@@ -245,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_forgotten_object_is_not_handed_out_even_if_its_pass_still_runs() {
-        let (mut queue, now) = (Queue::new(), Instant::now());
+        let (mut queue, now) = (Queue::new(|_| 0), Instant::now());
         queue.add(&"a", Changed, now);
         queue.forget(&"a");
         assert_eq!(queue.take(now), None);

@@ -68,7 +68,14 @@ impl Manifest {
         let types = object.types.as_ref().expect("apiVersion and kind");
         let (group, version) =
             types.api_version.split_once('/').unwrap_or(("", &types.api_version));
-        let api = api(&self.world, group, version, &types.kind);
+        let api = match &object.metadata.namespace {
+            Some(elsewhere) => {
+                let kind = GroupVersionKind::gvk(group, version, &types.kind);
+                let resource = ApiResource::from_gvk(&kind);
+                Api::namespaced_with(self.world.kube(), elsewhere, &resource)
+            }
+            None => api(&self.world, group, version, &types.kind),
+        };
         let parameters = PatchParams::apply("world").force();
         match api.patch(&object.name_any(), &parameters, &Patch::Apply(&object)).await {
             Ok(applied) => Ok(serde_json::to_value(applied).expect("an object is JSON")),

@@ -13,12 +13,14 @@ use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, api::ListParams};
 use serde_json::json;
-use vault_aws_lab::{Fault, Front};
+use vault_aws_lab::{Fault, Front, TrustPolicy};
+use vault_aws_operator::grants::kubernetes::Tenant;
 
 use crate::{
     certificates::{Authority, Issued},
+    manifest::Manifest,
     stage::say,
-    world::{ACCOUNT, World, text},
+    world::{ACCOUNT, CLUSTER, PATIENCE, World, text},
 };
 
 tests![
@@ -171,20 +173,24 @@ async fn a_thousand_syncs_come_back_at_the_limit_and_with_one_login(world: World
 async fn nine_hundred_that_fail_delay_nobody_elses_first_certificate(world: World) {
     const FAILING: usize = 900;
     let issued = Authority::new("World CA").issue("web.example.com");
-    world.put_certificate("web", "tls", &issued).await;
-    world.backend().apply().await;
+    let rule = json!([
+        {"name": "many", "namespaces": {"names": [world.id]}, "accounts": [ACCOUNT],
+         "iamRoles": [world.iam_role("web")]},
+        {"name": "few", "namespaces": {"names": [neighbour(&world)]}, "accounts": [ACCOUNT],
+         "iamRoles": [world.iam_role("few-*")]},
+    ]);
+    world.backend().with("spec.tenancy", rule).apply().await;
     world.role("web").apply().await;
     world.ready("vaultawsrole/web").await;
-    // No Vault role of that name: each look of each is a login that is refused.
-    let principal = json!({
-        "backendRef": {"name": world.id}, "accountId": ACCOUNT, "iamRole": world.iam_role("web"),
-    });
+    let names = ["few-1", "few-2"];
+    settle(&world, &issued, &names).await;
+    // Each look of each asks Vault for what is not there.
     let begun = Instant::now();
     stream::iter(0..FAILING)
         .for_each_concurrent(16, |number| {
-            let (world, principal) = (&world, principal.clone());
+            let world = &world;
             async move {
-                let sync = world.sync(&format!("f{number:03}")).with("spec.principal", principal);
+                let sync = world.sync(&format!("f{number:03}")).with("spec.roleRef.name", "web");
                 let sync = sync.with("spec.certificates.include", json!(["absent"]));
                 sync.with("spec.refreshInterval", "10s").apply().await;
             }
@@ -192,17 +198,62 @@ async fn nine_hundred_that_fail_delay_nobody_elses_first_certificate(world: Worl
         .await;
     say(&format!("{FAILING} failing syncs after {:.1} s", begun.elapsed().as_secs_f64()));
     // In the middle of it, and again later.
-    for name in ["fresh-1", "fresh-2"] {
+    let secrets = Api::<Secret>::namespaced(world.kube(), &neighbour(&world));
+    for name in names {
         let begun = Instant::now();
-        let sync = world.sync(name).with("spec.roleRef.name", "web");
-        sync.with("spec.certificates.include", json!(["tls"])).apply().await;
+        in_the_neighbourhood(world.sync(name), &world).apply().await;
         world
             .eventually("somebody else's first certificate", Duration::from_secs(5), async || {
-                world.secret(&format!("{name}-tls")).await
+                secrets.get(&format!("{name}-tls")).await.ok()
             })
             .await;
-        world.delivered(&format!("{name}-tls"), &issued).await;
         say(&format!("{name} beside {FAILING}: {:.1} s", begun.elapsed().as_secs_f64()));
         tokio::time::sleep(Duration::from_secs(10)).await;
     }
+}
+
+/// Another team's namespace.
+fn neighbour(world: &World) -> String {
+    format!("{}-few", world.id)
+}
+
+fn in_the_neighbourhood(manifest: Manifest, world: &World) -> Manifest {
+    manifest.with("metadata.namespace", neighbour(world))
+}
+
+/// The other team's namespace, rights, roles and certificates.
+async fn settle(world: &World, issued: &Issued, names: &[&str]) {
+    let namespace = neighbour(world);
+    let tenant = Tenant { namespace: Some(&namespace), ..Tenant::default() };
+    let list = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+    let text = format!("{list}\n---\n{}", tenant.text().expect("names of Kubernetes"));
+    let lab = &world.stage.lab;
+    let output = lab.kubectl_with_input(&["apply", "-f", "-"], &text).await.expect("kubectl");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in names {
+        let trust = TrustPolicy {
+            principal_arns: vec![world.seeds().operator.arn.clone()],
+            external_id: Some(format!("{CLUSTER}/{namespace}")),
+        };
+        let iam = world.iam_role(name);
+        lab.aws.create_role(ACCOUNT, &iam, "/", &trust).await.expect("an IAM role");
+        world.put_certificate(name, "tls", issued).await;
+        in_the_neighbourhood(world.role(name), world).apply().await;
+    }
+    let all = async || {
+        let output = lab
+            .kubectl(&[
+                "get",
+                "vaultawsroles",
+                "-n",
+                &namespace,
+                "-o",
+                "jsonpath={.items[*].status.roleId}",
+            ])
+            .await
+            .ok()?;
+        let ids = String::from_utf8(output.stdout).ok()?;
+        (ids.split_whitespace().count() == names.len()).then_some(())
+    };
+    world.eventually("the other team's roles", PATIENCE, all).await;
 }
