@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Document, Fault};
 use crate::{
-    crd::{IdentityKind, Partition, VaultAwsBackendSpec},
+    crd::{AuthType, IdentityKind, Partition, TenancyRule, VaultAwsBackendSpec},
     naming::external_id,
 };
 
@@ -39,6 +39,9 @@ pub fn of_vault(spec: &VaultAwsBackendSpec, partition: Partition) -> Document {
             let of =
                 |kind: &str| own.iter().map(|account| arn(partition, account, kind, "*")).collect();
             statements.push(allow("UniqueIdsOfRoles", "iam:GetRole", of("role")));
+            if spec.tenancy.iter().any(|rule| !rule.iam_users.is_empty()) {
+                statements.push(allow("UniqueIdsOfUsers", "iam:GetUser", of("user")));
+            }
             if own.len() > 1 {
                 remarks.push(format!(
                     "IAM answers questions about its own account only: of {} all but Vault's own \
@@ -53,6 +56,14 @@ pub fn of_vault(spec: &VaultAwsBackendSpec, partition: Partition) -> Document {
              true for itself needs iam:GetRole as well"
                 .to_owned(),
         );
+    }
+    let logs_in_instances =
+        |rule: &TenancyRule| rule.allow_inference || rule.auth_types.contains(&AuthType::Ec2);
+    if spec.tenancy.iter().any(logs_in_instances) {
+        // Neither action can be limited to instances that nobody knows yet.
+        let all = || vec!["*".to_owned()];
+        statements.push(allow("Instances", "ec2:DescribeInstances", all()));
+        statements.push(allow("InstanceProfiles", "iam:GetInstanceProfile", all()));
     }
     if !foreign.is_empty() {
         let roles: BTreeSet<&str> =
@@ -236,6 +247,18 @@ mod tests {
         assert_eq!(sids(&json!({})), ["WhoAmI"]);
         let unique = json!({"auth": {"resolveAwsUniqueIds": true}});
         assert_eq!(sids(&unique), ["WhoAmI", "UniqueIdsOfRoles"]);
+        let rule = |more: Value| {
+            let mut rule = json!({"name": "a", "namespaces": {"names": ["a"]},
+                "accounts": ["111122223333"], "iamUsers": ["deploy"]});
+            rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!({"auth": {"resolveAwsUniqueIds": true}, "tenancy": [rule]})
+        };
+        let users = ["WhoAmI", "UniqueIdsOfRoles", "UniqueIdsOfUsers"];
+        assert_eq!(sids(&rule(json!({}))), users);
+        for instances in [json!({"authTypes": ["iam", "ec2"]}), json!({"allowInference": true})] {
+            let all = [&users[..], &["Instances", "InstanceProfiles"]].concat();
+            assert_eq!(sids(&rule(instances)), all);
+        }
         let account = |id: &str| json!({"accountId": id, "stsRoleArn": format!("arn:aws:iam::{id}:role/vault")});
         let all = ["111122223333", "444455556666", "777788889999"];
         let foreign = json!({"auth": {

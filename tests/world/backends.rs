@@ -202,6 +202,8 @@ async fn the_cluster_is_called_by_its_kube_system_namespace_unless_it_is_named(w
 
 async fn what_resources_use_does_not_change(world: World) {
     world.put_certificate("web", "tls", &Authority::new("World CA").issue("web.example.com")).await;
+    // The operator has no right at the other mount.
+    crate::grants::refusals_are_meant(&world);
     world.with_web().await;
     let before = both(&world).await;
     let object = world.backend_ref();
