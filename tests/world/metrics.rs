@@ -96,9 +96,14 @@ async fn what_happened_is_in_the_metrics(world: World) {
     world
         .eventually("another pass", PATIENCE, async || {
             let page = Page::of(&world.stage.syncer).await;
-            let done =
-                page.since(&before, r#"vault_requests_total{operation="kv_list",result="ok"}"#);
-            (done >= 2.0).then_some(())
+            // To its last request: what was refused is read again.
+            let done = |operation: &str| {
+                let one = format!(r#"vault_requests_total{{operation="{operation}",result="ok"}}"#);
+                page.since(&before, &one)
+            };
+            let all =
+                done("kv_list") >= 2.0 && done("kv_metadata") >= 3.0 && done("kv_data") >= 4.0;
+            all.then_some(())
         })
         .await;
     let page = Page::of(&world.stage.syncer).await;
