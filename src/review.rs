@@ -24,18 +24,21 @@ use crate::{
     },
     controller::condition::READY,
     crd::{
-        RoleReason, SyncReason, VaultAwsBackend, VaultAwsRole, VaultAwsRoleStatus, VaultCertSync,
+        Adopt, RoleReason, SyncReason, VaultAwsBackend, VaultAwsRole, VaultAwsRoleStatus,
+        VaultCertSync,
     },
     fault::{Fault as _, chain},
     role::{
+        adopt,
+        carried::{Carried, Held, Shelf},
         claim::{self, Claim},
-        desired::{Desired, Names},
-        isolation,
+        desired::{Desired, Names, Refusal},
+        guard,
         observe::Observed,
         plan::{self, Step},
         policy::Marker,
     },
-    vault::{self, Caller, policies},
+    vault::{self, Caller, mounts},
 };
 
 pub mod cel;
@@ -446,15 +449,20 @@ impl<S: Source> Round<'_, S> {
         role.metadata.uid.get_or_insert_with(|| NO_UID.to_owned());
         let parse = |role: &VaultAwsRole| {
             Desired::parse(role, backend, &labels, cluster.as_deref().unwrap_or(NO_CLUSTER))
-                .map_err(|refusal| {
-                    let stop = Stop::refused(refusal.reason().as_str(), refusal.to_string());
-                    (refusal.reason() == RoleReason::TenancyDenied, stop)
-                })
         };
-        let mut desired = parse(&role).map_err(|(denied, stop)| {
-            judged.tenancy = denied.then_some(false);
-            stop
-        })?;
+        let refused = |refusal: Refusal| Stop::refused(refusal.reason().as_str(), chain(&refusal));
+        let mut desired = match parse(&role) {
+            Ok(desired) => desired,
+            Err(refusal @ Refusal::Suspended) => {
+                judged.message = Some(refusal.to_string());
+                return Ok(());
+            }
+            Err(refusal) => {
+                let denied = refusal.reason() == RoleReason::TenancyDenied;
+                judged.tenancy = denied.then_some(false);
+                return Err(refused(refusal));
+            }
+        };
         judged.tenancy = Some(true);
         self.rival(&role, backend, &desired.names)?;
         let vault = self
@@ -464,7 +472,7 @@ impl<S: Source> Round<'_, S> {
         let Some(vault) = vault else {
             let observed = Observed::default();
             tell(judged, &desired, &observed, "unknown");
-            return self.isolation(judged, &desired, None).await;
+            return judge_isolation(judged, &desired, &observed, &unread(&desired));
         };
         if cluster.is_none() {
             return Err(Stop::failed(
@@ -479,13 +487,24 @@ impl<S: Source> Round<'_, S> {
         {
             // The cluster gave it; who reviews a manifest cannot know it.
             role.metadata.uid = Some(marker.uid);
-            desired = parse(&role).map_err(|(_, stop)| stop)?;
+            desired = parse(&role).map_err(refused)?;
         }
         let recorded = role.status.as_ref().and_then(|status| status.role_id.as_deref());
         match claim::claim(&desired.names, &desired.owner, recorded, &observed) {
             Claim::Free => tell(judged, &desired, &observed, "none"),
             Claim::Ours => tell(judged, &desired, &observed, "ours"),
             Claim::Foreign(foreign) => {
+                let adoption = match desired.adopt {
+                    Adopt::Never => Err(String::new()),
+                    Adopt::IfEqual | Adopt::Always => {
+                        let named = crate::role::marks(&vault, &desired.names, &observed).await?;
+                        adopt::judge(&desired, &observed, &named)
+                    }
+                };
+                let Err(why) = adoption else {
+                    tell(judged, &desired, &observed, "adopted");
+                    return self.isolation(judged, &desired, &observed, backend, &vault).await;
+                };
                 judged.role = Some(RoleChange {
                     path: path(&desired.names),
                     ownership: "foreign",
@@ -496,14 +515,17 @@ impl<S: Source> Round<'_, S> {
                     Some(_) => "is owned by another resource",
                     None => "was not made by the operator",
                 };
-                let message = format!(
+                let mut message = format!(
                     "{} `{}` {whose}: neither role nor policy would be written",
                     foreign.kind, foreign.name
                 );
+                if !why.is_empty() {
+                    message.push_str(&format!("; not adopted: {why}"));
+                }
                 return Err(Stop::refused(RoleReason::Conflict.as_str(), message));
             }
         }
-        self.isolation(judged, &desired, Some(&vault)).await?;
+        self.isolation(judged, &desired, &observed, backend, &vault).await?;
         if let Some(stuck) = judged.role.as_ref().filter(|role| !role.stuck.is_empty()) {
             let message = format!(
                 "Vault never changes {} of an existing role: delete it to have it written anew",
@@ -578,34 +600,26 @@ impl<S: Source> Round<'_, S> {
         ))
     }
 
-    /// Own policy and `default` are judged; who may read less learns less, and is told so.
+    /// As the operator would judge it, from what this token may read: who may read less learns less,
+    /// and is told so.
     async fn isolation(
         &self,
         judged: &mut Judged,
         desired: &Desired,
-        vault: Option<&Caller>,
+        observed: &Observed,
+        backend: &VaultAwsBackend,
+        vault: &Caller,
     ) -> Result<(), Stop> {
-        let default = match vault {
-            None => None,
-            Some(vault) => match policies::read(vault, "default").await {
-                Ok(text) => Some(text),
-                Err(error) if error.is_denied() => None,
-                Err(error) => return Err(error.into()),
-            },
-        };
-        let verdict = isolated(desired, default.as_ref().map(Option::as_deref), vault.is_some());
-        let own = |finding: &isolation::Finding| {
-            finding.reason.isolated() == Some(false) && finding.policy != "default"
-        };
-        let broken = verdict.findings.iter().any(own);
-        let message = verdict.to_string();
-        judged.isolation = Some(Isolation {
-            isolated: verdict.isolated(),
-            reason: verdict.reason.as_str(),
-            message: message.clone(),
-            also_reaches: verdict.also_reaches.into_iter().collect(),
-        });
-        if broken { Err(Stop::refused(verdict.reason.as_str(), message)) } else { Ok(()) }
+        let mut backend = backend.clone();
+        let status = backend.status.get_or_insert_default();
+        if status.mount_accessor.is_none() {
+            // Without it nobody knows which entity a login will be.
+            let mount = mounts::auth_mount(vault, &desired.names.mount).await;
+            status.mount_accessor = mount.ok().flatten().map(|mount| mount.accessor);
+        }
+        let shelf = Shelf::default();
+        let carried = shelf.reader(vault, &backend).carried(desired, observed).await?;
+        judge_isolation(judged, desired, observed, &carried)
     }
 
     async fn sync(
@@ -799,35 +813,36 @@ fn diff(from: &str, old: &str, new: &str) -> String {
         .to_string()
 }
 
-/// `default`: its text, `Some(None)` if there is no such policy, `None` if it was not read.
-fn isolated(desired: &Desired, default: Option<Option<&str>>, online: bool) -> isolation::Verdict {
-    let mut policies = vec![isolation::InForce {
-        name: &desired.names.policy,
-        text: isolation::Text::Known(&desired.policy),
-    }];
-    if online {
-        let text = match default {
-            None => isolation::Text::Unreadable,
-            Some(None) => isolation::Text::Missing,
-            Some(Some(text)) => isolation::Text::Known(text),
-        };
-        policies.push(isolation::InForce { name: "default", text });
+/// Without Vault: the role's own policy, and the names of others that nobody read.
+fn unread(desired: &Desired) -> Carried {
+    let own = &desired.names.policy;
+    let others = desired.token_policies().into_iter().filter(|name| name != own);
+    Carried {
+        own: None,
+        policies: others.map(|name| (name, Held::Unreadable)).collect(),
+        identity: Some(Vec::new()),
     }
-    // The policy's first rule is that of the data of the directory: `<mount>/data/<directory>/*`.
-    let (mount, directory) = desired
-        .paths
-        .first()
-        .and_then(|path| path.split_once("/data/"))
-        .map(|(mount, rest)| (mount, rest.trim_end_matches("/*")))
-        .unwrap_or_default();
-    isolation::judge(&isolation::Question {
-        mount,
-        directory,
-        policies: &policies,
-        identity_is_known: !online,
-        extras: &[],
-        mounts: None,
-    })
+}
+
+/// The guard's verdict, and whether the operator would write nothing because of it.
+fn judge_isolation(
+    judged: &mut Judged,
+    desired: &Desired,
+    observed: &Observed,
+    carried: &Carried,
+) -> Result<(), Stop> {
+    let guarded = guard::judge(desired, carried);
+    let condition = guarded.condition();
+    judged.isolation = Some(Isolation {
+        isolated: condition.holds,
+        reason: condition.reason,
+        message: condition.message,
+        also_reaches: guarded.also_reaches(),
+    });
+    match guarded.holds(desired, observed, &plan::plan(desired, observed)) {
+        None => Ok(()),
+        Some(_) => Err(Stop::refused(RoleReason::NotIsolated.as_str(), guarded.refusal())),
+    }
 }
 
 /// The fields in which two values differ.

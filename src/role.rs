@@ -529,7 +529,11 @@ async fn read_back(vault: &Caller, desired: &Desired) -> Result<Observed, Error>
 const MARKS_READ: usize = 16;
 
 /// The marks on the policies that a role names, of those that we may read.
-async fn marks(vault: &Caller, names: &Names, observed: &Observed) -> Result<Vec<Marker>, Error> {
+pub(crate) async fn marks(
+    vault: &Caller,
+    names: &Names,
+    observed: &Observed,
+) -> Result<Vec<Marker>, crate::vault::Error> {
     let mut found = Vec::new();
     let named = observed.role.iter().flat_map(|role| &role.token_policies);
     let mut named: Vec<String> = named.map(|name| name.trim().to_ascii_lowercase()).collect();
@@ -539,7 +543,7 @@ async fn marks(vault: &Caller, names: &Names, observed: &Observed) -> Result<Vec
         match policies::read(vault, name).await {
             Ok(text) => found.extend(text.as_deref().and_then(Marker::parse)),
             Err(error) if error.is_denied() => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
     Ok(found)

@@ -58,6 +58,27 @@ impl Reader {
     }
 }
 
+impl Reader {
+    /// What `plan` says of these manifests: its exit code, and the resources.
+    async fn plan(&self, manifests: &[Value]) -> (Option<i32>, Vec<Value>) {
+        let text: Vec<String> = manifests.iter().map(ToString::to_string).collect();
+        fs::write(self.person.home.join("imported.yaml"), text.join("\n---\n")).expect("a file");
+        let mut command = self.person.ours(&[
+            "plan",
+            "-f",
+            "imported.yaml",
+            "--backend",
+            &self.backend,
+            "--output",
+            "json",
+        ]);
+        command.env("VAULT_TOKEN", &self.token);
+        let ran = run(command).await;
+        let resources = ran.json()["resources"].as_array().cloned().unwrap_or_default();
+        (ran.code, resources)
+    }
+}
+
 /// The world's backend, whose rule lets the team take over what is equal.
 fn adopting(world: &World) -> Manifest {
     world
@@ -142,7 +163,16 @@ async fn what_people_and_terraform_made_is_taken_over_and_stays_as_it_was(world:
     let manifests = documents(&ran);
     assert_eq!(manifests.len(), roles.len(), "{ran:?}");
     assert!(ran.stderr.contains("3 as manifests"), "{ran:?}");
-    assert!(world.vault_writes_since(mark).is_empty(), "it only reads");
+    // Of the roles nothing would change, and of the policies the mark and a rule that was not there.
+    let (code, planned) = reader.plan(&manifests).await;
+    assert_eq!((code, planned.len()), (Some(2), roles.len()), "{planned:?}");
+    for one in &planned {
+        assert_eq!(one["role"]["ownership"], "adopted", "{one}");
+        assert_eq!(one["role"]["fields"], json!([]), "{one}");
+        let diff = one["policy"]["diff"].as_str().expect("a diff");
+        assert!(diff.contains("+# vault-aws-operator v1 "), "{diff}");
+    }
+    assert!(world.vault_writes_since(mark).is_empty(), "both only read");
 
     for manifest in &manifests {
         Manifest::new(&world, manifest.clone()).apply().await;
@@ -157,6 +187,8 @@ async fn what_people_and_terraform_made_is_taken_over_and_stays_as_it_was(world:
     for (role, before) in roles.iter().zip(before) {
         assert_eq!(world.read(role).await, Some(before));
     }
+    let (code, planned) = reader.plan(&manifests).await;
+    assert_eq!(code, Some(0), "{planned:?}");
     let ran = reader.import(&[]).await;
     assert!(documents(&ran).is_empty() && ran.stderr.contains("3 kept"), "{ran:?}");
 }
