@@ -45,6 +45,9 @@ use crate::{
 
 /// How long a resolved reference is good.
 const FRESH: Duration = Duration::from_secs(15);
+/// How long what was read last stands in for what cannot be read: an API server that is away for a
+/// while is not a fault of each resource.
+const KEPT: Duration = Duration::from_secs(600);
 /// How long one read from the API server may take.
 const KUBERNETES_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -227,8 +230,13 @@ pub struct Connections {
     ambient: OnceCell<Ambient>,
 }
 
-/// When a reference was read, and the values of its keys.
-type Read = (Instant, Vec<Redacted<String>>);
+/// What a reference resolved to.
+struct Read {
+    read: Instant,
+    /// When it was last tried to read it.
+    asked: Instant,
+    values: Vec<Redacted<String>>,
+}
 
 /// A token that an admin gave, and the policies that it carries.
 type Given = (Redacted<String>, Vec<String>);
@@ -508,28 +516,46 @@ impl Connections {
         if let Some(values) = self.fresh(&wanted) {
             return known(values);
         }
-        let mut data = match kind {
-            "ConfigMap" => {
-                let api = Api::<ConfigMap>::namespaced(self.kube.clone(), &self.namespace);
-                let map = self.read(kind, name, api.get_opt(name)).await?;
-                map.and_then(|map| map.data).unwrap_or_default()
-            }
-            _ => self.secret(name).await?,
+        let mut data = match self.data_of(kind, name).await {
+            Ok(data) => data,
+            Err(error) => return self.last(&wanted).map_or(Err(error), known),
         };
         let mut values = Vec::with_capacity(N);
         for key in keys {
             values.push(Redacted::new(data.remove(key).ok_or_else(|| missing(key))?));
         }
         let mut references = lock(&self.references);
-        references.retain(|_, (read, _)| read.elapsed() < FRESH);
-        references.insert(wanted, (Instant::now(), values.clone()));
+        references.retain(|_, known| known.read.elapsed() < KEPT);
+        let now = Instant::now();
+        references.insert(wanted, Read { read: now, asked: now, values: values.clone() });
         known(values)
+    }
+
+    async fn data_of(
+        &self,
+        kind: &'static str,
+        name: &str,
+    ) -> Result<BTreeMap<String, String>, Error> {
+        if kind != "ConfigMap" {
+            return self.secret(name).await;
+        }
+        let api = Api::<ConfigMap>::namespaced(self.kube.clone(), &self.namespace);
+        let map = self.read(kind, name, api.get_opt(name)).await?;
+        Ok(map.and_then(|map| map.data).unwrap_or_default())
+    }
+
+    /// What was read before the API server could not be asked; it is not asked again at once.
+    fn last(&self, wanted: &Reference) -> Option<Vec<Redacted<String>>> {
+        let mut references = lock(&self.references);
+        let known = references.get_mut(wanted).filter(|known| known.read.elapsed() < KEPT)?;
+        known.asked = Instant::now();
+        Some(known.values.clone())
     }
 
     fn fresh(&self, wanted: &Reference) -> Option<Vec<Redacted<String>>> {
         let references = lock(&self.references);
-        let (read, values) = references.get(wanted)?;
-        (read.elapsed() < FRESH).then(|| values.clone())
+        let known = references.get(wanted)?;
+        (known.asked.elapsed() < FRESH).then(|| known.values.clone())
     }
 
     /// The UTF-8 values of a Secret in the operator's namespace; empty if there is none.
