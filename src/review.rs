@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The judgement is the controllers' own: `desired` and `claim` and `plan` of [`role`](crate::role),
-//! `desired` and `plan` of [`cert`](crate::cert). What is added here is only what an API server would
+//! `desired` and `plan` of [`cert`]. What is added here is only what an API server would
 //! do before (the schema), and what lies between the manifests that are looked at together. Manifests
 //! under review say nothing of the Vault that is asked, and nothing of tenancy: that is the admin's to
 //! say ([`Ground`]). Only requests that read are sent.

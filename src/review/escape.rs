@@ -4,7 +4,7 @@
 //! must not move the cursor, colour a refusal green, turn a line around (bidi), hide in characters
 //! without width, close a code block, call people (`@team`) or bring HTML into a comment.
 //!
-//! There are two steps. [`line`] makes text a single line of visible characters: everything that is not
+//! There are two steps. [`line()`] makes text a single line of visible characters: everything that is not
 //! printable is written as `\u{…}`. [`code`] and [`block`] put such text between backticks that it
 //! cannot close; Markdown reads nothing there, neither links nor mentions nor HTML.
 
@@ -36,7 +36,7 @@ pub fn lines(text: &str) -> Vec<String> {
     text.split('\n').map(line).collect()
 }
 
-/// An inline code span of Markdown that holds the text as [`line`] has it.
+/// An inline code span of Markdown that holds the text as [`line()`] has it.
 pub fn code(text: &str) -> String {
     let text = line(text);
     if text.is_empty() {
