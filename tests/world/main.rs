@@ -136,8 +136,8 @@ fn outage_tests() -> Vec<Test> {
         credential_process::outage_tests(),
         doctor::outage_tests(),
         backends::outage_tests(),
-        storms::tests(),
         kills::tests(),
+        storms::tests(),
     ]
     .concat()
 }

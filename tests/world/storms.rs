@@ -168,6 +168,12 @@ async fn a_thousand_syncs_come_back_at_the_limit_and_with_one_login(world: World
     within_the_limit(&front, "after a restart of the API server");
     assert_eq!(logins(&world, &front), 0, "no login");
     say(&format!("after a restart of the API server: {:.1} s", took.as_secs_f64()));
+    calm(&world).await;
+}
+
+/// They would go on looking while others are tested.
+async fn calm(world: &World) {
+    world.kubectl(&["delete", "vaultcertsyncs", "--all", "--wait=false"]).await;
 }
 
 async fn nine_hundred_that_fail_delay_nobody_elses_first_certificate(world: World) {
@@ -210,6 +216,7 @@ async fn nine_hundred_that_fail_delay_nobody_elses_first_certificate(world: Worl
         say(&format!("{name} beside {FAILING}: {:.1} s", begun.elapsed().as_secs_f64()));
         tokio::time::sleep(Duration::from_secs(10)).await;
     }
+    calm(&world).await;
 }
 
 /// Another team's namespace.
