@@ -3,7 +3,7 @@
 //! last trial searches everything for them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fs,
     process::Command,
     sync::{Arc, Mutex, PoisonError},
@@ -89,22 +89,66 @@ fn search(stages: &[Arc<Stage>]) {
     // The search finds what is there: in a copy of each source, in the middle of a line of JSON.
     let secrets: Vec<Planted> = planted().iter().cloned().collect();
     let bait = secrets.last().expect("the run has secrets");
+    let index = Index::new(&secrets);
     for source in &sources {
         let line = format!("{{\"message\":\"got\\n{}\\nfrom Vault\"}}\n", bait.value);
         let text = format!("{}{line}", source.text);
         let copy = Source { name: source.name.clone(), text };
-        let found = leaks(&copy, &secrets);
+        let found = leaks(&copy, &index);
         assert!(!found.is_empty(), "the search missed a secret in {}", source.name);
     }
-    let found: Vec<String> = sources.iter().flat_map(|source| leaks(source, &secrets)).collect();
+    let found: Vec<String> = sources.iter().flat_map(|source| leaks(source, &index)).collect();
     assert!(found.is_empty(), "secrets were said:\n{}", found.join("\n"));
 }
 
+/// All secrets by how they begin, so that a text is read once and not once for each.
+struct Index<'a> {
+    /// By the first bytes, as [`Index::slot`] has them: most places of a text begin no secret.
+    begins: Vec<bool>,
+    by_head: HashMap<&'a [u8], Vec<&'a Planted>>,
+}
+
+impl<'a> Index<'a> {
+    /// No secret is shorter.
+    const HEAD: usize = 16;
+
+    fn new(secrets: &'a [Planted]) -> Self {
+        let mut begins = vec![false; 1 << 24];
+        let mut by_head: HashMap<&[u8], Vec<&Planted>> = HashMap::new();
+        for secret in secrets {
+            let head = &secret.value.as_bytes()[..Self::HEAD];
+            begins[Self::slot(head)] = true;
+            by_head.entry(head).or_default().push(secret);
+        }
+        Self { begins, by_head }
+    }
+
+    fn slot(bytes: &[u8]) -> usize {
+        usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2])
+    }
+
+    fn found_in(&self, text: &str) -> Vec<&'a Planted> {
+        let bytes = text.as_bytes();
+        let mut found: Vec<&Planted> = Vec::new();
+        for (at, head) in bytes.windows(Self::HEAD).enumerate() {
+            if !self.begins[Self::slot(head)] {
+                continue;
+            }
+            for &secret in self.by_head.get(head).into_iter().flatten() {
+                if bytes[at..].starts_with(secret.value.as_bytes()) && !found.contains(&secret) {
+                    found.push(secret);
+                }
+            }
+        }
+        found
+    }
+}
+
 /// Which secrets stand in it, without saying them again.
-fn leaks(source: &Source, secrets: &[Planted]) -> Vec<String> {
+fn leaks(source: &Source, secrets: &Index<'_>) -> Vec<String> {
     let known = secrets
-        .iter()
-        .filter(|secret| source.text.contains(&secret.value))
+        .found_in(&source.text)
+        .into_iter()
         .map(|secret| (secret.what, secret.value.as_str()));
     let shapes = SHAPES.iter().copied().filter(|(_, shape)| source.text.contains(shape));
     known
