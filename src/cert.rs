@@ -11,6 +11,7 @@ pub mod desired;
 pub mod entry;
 pub mod identity;
 pub mod keystore;
+pub mod likeness;
 pub mod observe;
 pub mod pair;
 pub mod plan;

@@ -214,7 +214,8 @@ impl<R: Reconcile> Desk<R> {
     /// Queues what is there at the start.
     fn open(&mut self) {
         let (now, clock) = (clock::now(), Instant::now());
-        for (object, resource) in self.store.entries() {
+        for object in self.store.keys() {
+            let Some(resource) = self.store.fetch(&object) else { continue };
             match at_rest(&*self.reconciler, &resource) {
                 Some(interval) => {
                     let uid = resource.meta().uid.as_deref().unwrap_or_default();
@@ -401,6 +402,7 @@ impl<R: Reconcile> Pass<R> {
         resource: Arc<R::Resource>,
     ) -> Ended<R::Resource> {
         let began = Clock::now();
+        let _at_work = self.reporter.at_work();
         let kind = R::Resource::kind(&());
         let uid = resource.meta().uid.clone().unwrap_or_default();
         let looked = AssertUnwindSafe(self.look(&object, &resource)).catch_unwind().await;
@@ -805,7 +807,9 @@ mod tests {
     #[expect(dead_code, reason = "only compiled")]
     fn a_controller_can_be_spawned(stones: Watched<Stone>, shell: Shell) {
         tokio::spawn(async move {
-            let triggers = watch::triggers(&stones, |event| vec![event.object.clone()]);
+            let triggers = watch::triggers(&stones, |events| {
+                events.iter().map(|event| event.object.clone()).collect()
+            });
             run(Arc::new(Stones), &stones, triggers, shell).await;
         });
     }

@@ -131,20 +131,16 @@ impl Accounts {
     /// The syncs whose ServiceAccount came, went or changed its consent.
     pub fn triggers(&self) -> impl Stream<Item = ObjectRef<VaultCertSync>> + Send + 'static {
         let accounts = self.clone();
-        triggers(&self.watched, move |event: &Event<PartialObjectMeta<ServiceAccount>>| {
-            let part = |account: &Option<Arc<PartialObjectMeta<ServiceAccount>>>| {
-                account.as_ref().map(|account| (seen(account).uid, seen(account).allows))
-            };
-            if part(&event.old) == part(&event.new) {
-                return Vec::new();
-            }
-            let namespace = event.object.namespace.as_deref().unwrap_or_default();
+        triggers(&self.watched, move |events| {
             let used = accounts.lock();
-            let syncs = used.get(namespace).into_iter().flatten();
-            syncs
-                .filter(|(_, account)| **account == event.object.name)
-                .map(|(sync, _)| object_ref(Some(namespace), sync))
-                .collect()
+            let mut concerned = Vec::new();
+            for event in events.iter().filter(|event| consent_changed(event)) {
+                let namespace = event.object.namespace.as_deref().unwrap_or_default();
+                let syncs = used.get(namespace).into_iter().flatten();
+                let users = syncs.filter(|(_, account)| **account == event.object.name);
+                concerned.extend(users.map(|(sync, _)| object_ref(Some(namespace), sync)));
+            }
+            concerned
         })
     }
 
@@ -152,6 +148,13 @@ impl Accounts {
         // Plain data: whoever panicked while holding it left it whole.
         lock(&self.used)
     }
+}
+
+fn consent_changed(event: &Event<PartialObjectMeta<ServiceAccount>>) -> bool {
+    let part = |account: &Option<Arc<PartialObjectMeta<ServiceAccount>>>| {
+        account.as_ref().map(|account| (seen(account).uid, seen(account).allows))
+    };
+    part(&event.old) != part(&event.new)
 }
 
 fn seen(account: &PartialObjectMeta<ServiceAccount>) -> Seen {

@@ -18,7 +18,7 @@ use crate::{
     controller::{
         Shell,
         report::Reporter,
-        watch::{Kind, Scope, Watched},
+        watch::{Form, Kind, Scope, Watched},
     },
     leader::{Election, Leadership, fenced_client},
     telemetry::{self, Metrics, Pulse},
@@ -213,10 +213,10 @@ impl Operator {
     }
 
     /// Watches a kind; the process is ready only while that works.
-    fn watch<K: Kind>(&self, scope: Scope, prune: fn(&mut K)) -> Watched<K> {
-        let client = self.clients.watches.clone();
-        let watched =
-            Watched::start(client, self.metrics.clone(), scope, self.args.watch_timeout, prune);
+    fn watch<K: Kind>(&self, scope: Scope, prune: fn(&mut K), form: Form) -> Watched<K> {
+        let (client, metrics) = (self.clients.watches.clone(), self.metrics.clone());
+        let lasting = self.args.watch_timeout;
+        let watched = Watched::start(client, metrics, scope, lasting, prune, form);
         let looked_at = watched.clone();
         self.vitals.needs(move || looked_at.complaint());
         watched

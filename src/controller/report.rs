@@ -3,7 +3,7 @@
 //!
 //! What is told must not delay what is done, since both end up in the same API server. So few statuses
 //! are written at once, and a pass that waits for its turn lets another begin; and a pass does not
-//! wait for its events at all.
+//! wait for its events at all: they are sent when no pass runs, or after some seconds.
 
 use std::{
     borrow::Cow,
@@ -27,8 +27,8 @@ use kube::{
 };
 use serde_json::json;
 use tokio::{
-    sync::{Semaphore, mpsc},
-    time::{sleep, timeout},
+    sync::{Semaphore, mpsc, watch},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -57,7 +57,9 @@ const STATUSES_AT_ONCE: usize = 8;
 
 /// Events that are sent at once, and those that may wait for it; beyond that a pass sends its own.
 const EVENTS_AT_ONCE: usize = 4;
-const EVENTS_WAITING: usize = 1024;
+const EVENTS_WAITING: usize = 2048;
+/// How long an event waits for a moment without passes.
+const EVENT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where reports go. A cheap handle.
 #[derive(Clone)]
@@ -67,9 +69,33 @@ pub struct Reporter {
     /// The pod, or the host: tells replicas apart in events.
     instance: Arc<str>,
     statuses: Arc<Semaphore>,
-    events: mpsc::Sender<Box<v1::Event>>,
+    events: mpsc::Sender<Unsent>,
     /// Events that wait or are being sent.
     unsent: Arc<AtomicUsize>,
+    /// How many passes run.
+    passes: Arc<watch::Sender<usize>>,
+}
+
+/// What an event is made from when its time has come: an event itself is several times larger.
+#[derive(Debug)]
+struct Unsent {
+    about: ObjectReference,
+    note: Note,
+    /// Which of the notes of its pass.
+    number: usize,
+    at: Timestamp,
+    /// When it is sent whatever else is to be done.
+    latest: Instant,
+}
+
+/// A pass runs as long as this is held.
+#[derive(Debug)]
+pub(super) struct AtWork(Arc<watch::Sender<usize>>);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.send_modify(|passes| *passes -= 1);
+    }
 }
 
 /// What became of a status.
@@ -123,10 +149,25 @@ impl Reporter {
     /// within a Tokio runtime.
     pub fn new(client: Client, metrics: Metrics, instance: String) -> Self {
         let (events, waiting) = mpsc::channel(EVENTS_WAITING);
-        let unsent = Arc::<AtomicUsize>::default();
-        tokio::spawn(carry(client.clone(), metrics.clone(), waiting, Arc::clone(&unsent)));
+        let instance: Arc<str> = instance.into();
+        let passes = Arc::new(watch::Sender::new(0));
+        let carrier = Carrier {
+            client: client.clone(),
+            metrics: metrics.clone(),
+            instance: Arc::clone(&instance),
+            unsent: Arc::default(),
+            passes: passes.subscribe(),
+        };
+        let unsent = Arc::clone(&carrier.unsent);
+        tokio::spawn(carrier.carry(waiting));
         let statuses = Arc::new(Semaphore::new(STATUSES_AT_ONCE));
-        Self { client, metrics, instance: instance.into(), statuses, events, unsent }
+        Self { client, metrics, instance, statuses, events, unsent, passes }
+    }
+
+    /// A pass begins, and lasts until what this returns is dropped.
+    pub(super) fn at_work(&self) -> AtWork {
+        self.passes.send_modify(|passes| *passes += 1);
+        AtWork(Arc::clone(&self.passes))
     }
 
     /// Waits until the events that were told are sent, but no longer than `limit`.
@@ -258,48 +299,57 @@ impl Reporter {
         now: Timestamp,
     ) {
         for (number, note) in notes.iter().enumerate() {
-            let mut event = event(about, note, &self.instance, now);
-            // Two events of one moment must not share a name.
-            if let (Some(name), true) = (event.metadata.name.as_mut(), number > 0) {
-                name.push_str(&format!(".{number}"));
-            }
+            let latest = Instant::now() + EVENT_PATIENCE;
+            let unsent =
+                Unsent { about: about.clone(), note: note.clone(), number, at: now, latest };
             self.unsent.fetch_add(1, Ordering::AcqRel);
-            if let Err(back) = self.events.try_send(Box::new(event)) {
-                let (mpsc::error::TrySendError::Full(event)
-                | mpsc::error::TrySendError::Closed(event)) = back;
-                Box::pin(send(&self.client, &self.metrics, &event)).await;
+            if let Err(back) = self.events.try_send(unsent) {
+                let (mpsc::error::TrySendError::Full(unsent)
+                | mpsc::error::TrySendError::Closed(unsent)) = back;
+                Box::pin(send(&self.client, &self.metrics, event(&unsent, &self.instance))).await;
                 self.unsent.fetch_sub(1, Ordering::AcqRel);
             }
         }
     }
 }
 
-/// Sends events, a few at once, until nobody can tell of one any more.
-async fn carry(
+/// Who sends events, behind the passes' back.
+struct Carrier {
     client: Client,
     metrics: Metrics,
-    waiting: mpsc::Receiver<Box<v1::Event>>,
+    instance: Arc<str>,
     unsent: Arc<AtomicUsize>,
-) {
-    let next = |mut waiting: mpsc::Receiver<Box<v1::Event>>| async move {
-        waiting.recv().await.map(|event| (event, waiting))
-    };
-    stream::unfold(waiting, next)
-        .for_each_concurrent(EVENTS_AT_ONCE, |event| {
-            let (client, metrics, unsent) = (&client, &metrics, &unsent);
-            async move {
-                Box::pin(send(client, metrics, &event)).await;
-                unsent.fetch_sub(1, Ordering::AcqRel);
-            }
-        })
-        .await;
+    passes: watch::Receiver<usize>,
+}
+
+impl Carrier {
+    /// Sends events, a few at once, until nobody can tell of one any more.
+    async fn carry(self, waiting: mpsc::Receiver<Unsent>) {
+        let next = |mut waiting: mpsc::Receiver<Unsent>| async move {
+            waiting.recv().await.map(|unsent| (unsent, waiting))
+        };
+        stream::unfold(waiting, next)
+            .for_each_concurrent(EVENTS_AT_ONCE, async |unsent| {
+                self.respite(unsent.latest).await;
+                Box::pin(send(&self.client, &self.metrics, event(&unsent, &self.instance))).await;
+                self.unsent.fetch_sub(1, Ordering::AcqRel);
+            })
+            .await;
+    }
+
+    /// Until no pass runs, or then.
+    async fn respite(&self, latest: Instant) {
+        let mut passes = self.passes.clone();
+        // The last reporter is gone, or the time is up: both are a reason to send.
+        let _ = timeout_at(latest, passes.wait_for(|passes| *passes == 0)).await;
+    }
 }
 
 /// Sends one event. What cannot be sent is logged and left: an event is a courtesy.
-async fn send(client: &Client, metrics: &Metrics, event: &v1::Event) {
+async fn send(client: &Client, metrics: &Metrics, event: v1::Event) {
     let place = event.metadata.namespace.as_deref().unwrap_or_default();
     let events: Api<v1::Event> = Api::namespaced(client.clone(), place);
-    let sent = timeout(EVENT_TIMEOUT, events.create(&PostParams::default(), event)).await;
+    let sent = timeout(EVENT_TIMEOUT, events.create(&PostParams::default(), &event)).await;
     let failure = match sent {
         Ok(Ok(_)) => None,
         Ok(Err(error)) => Some(Cow::Owned(chain(&error))),
@@ -316,11 +366,14 @@ async fn send(client: &Client, metrics: &Metrics, event: &v1::Event) {
 /// An event of `events.k8s.io`. kube's `Recorder` is not used: it keeps each event for six minutes
 /// and scans all of them at each further one, while a report speaks only of transitions and has
 /// nothing to aggregate.
-fn event(about: &ObjectReference, note: &Note, instance: &str, now: Timestamp) -> v1::Event {
+fn event(unsent: &Unsent, instance: &str) -> v1::Event {
+    let Unsent { about, note, number, at, .. } = unsent;
     let name = about.name.as_deref().unwrap_or(MANAGER);
+    // Two events of one moment must not share a name.
+    let number = if *number == 0 { String::new() } else { format!(".{number}") };
     v1::Event {
         metadata: ObjectMeta {
-            name: Some(format!("{name}.{:x}", now.as_nanosecond())),
+            name: Some(format!("{name}.{:x}{number}", at.as_nanosecond())),
             // Events about cluster-scoped objects live in `default`.
             namespace: Some(about.namespace.clone().unwrap_or_else(|| "default".to_owned())),
             ..ObjectMeta::default()
@@ -330,7 +383,7 @@ fn event(about: &ObjectReference, note: &Note, instance: &str, now: Timestamp) -
         note: Some(condition::shorten(&note.message, MESSAGE_LIMIT)),
         action: Some("Reconcile".to_owned()),
         regarding: Some(about.clone()),
-        event_time: Some(MicroTime(now)),
+        event_time: Some(MicroTime(*at)),
         reporting_controller: Some(MANAGER.to_owned()),
         reporting_instance: Some(condition::shorten(instance, 128)),
         ..v1::Event::default()
@@ -587,11 +640,57 @@ mod tests {
         assert_eq!(note, None);
     }
 
+    fn unsent(note: Note) -> Unsent {
+        let about = ObjectReference { name: Some("main".to_owned()), ..Default::default() };
+        let latest = Instant::now() + EVENT_PATIENCE;
+        Unsent { about, note, number: 0, at: Timestamp::UNIX_EPOCH, latest }
+    }
+
+    #[test]
+    fn events_of_one_pass_have_names_of_their_own() {
+        let first = unsent(Note { warning: false, reason: "Delivered", message: String::new() });
+        let second = Unsent { number: 1, about: first.about.clone(), ..unsent(first.note.clone()) };
+        let name = |unsent| event(unsent, "pod-1").metadata.name;
+        assert_ne!(name(&first), name(&second));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_waits_for_the_end_of_the_passes_but_not_for_ever() {
+        let (passes, began) = (Arc::new(watch::Sender::new(0)), Instant::now());
+        let carrier = Carrier {
+            client: nowhere(),
+            metrics: Metrics::new(false),
+            instance: "pod-1".into(),
+            unsent: Arc::default(),
+            passes: passes.subscribe(),
+        };
+        carrier.respite(began + EVENT_PATIENCE).await;
+        assert_eq!(began.elapsed(), Duration::ZERO, "nothing runs");
+        passes.send_modify(|passes| *passes += 2);
+        let work = [AtWork(Arc::clone(&passes)), AtWork(Arc::clone(&passes))];
+        tokio::join!(carrier.respite(began + EVENT_PATIENCE), async {
+            for pass in work {
+                sleep(Duration::from_secs(1)).await;
+                drop(pass);
+            }
+        });
+        assert_eq!(began.elapsed(), Duration::from_secs(2), "until the last has ended");
+        passes.send_modify(|passes| *passes += 1);
+        carrier.respite(began + EVENT_PATIENCE).await;
+        assert_eq!(began.elapsed(), EVENT_PATIENCE);
+    }
+
+    /// Nothing is ever sent to it.
+    fn nowhere() -> Client {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let nowhere = kube::Config::new("https://127.0.0.1:1".parse().expect("an address"));
+        Client::try_from(nowhere).expect("a client")
+    }
+
     #[test]
     fn an_event_about_a_cluster_scoped_object_lives_in_default() {
-        let about = ObjectReference { name: Some("main".to_owned()), ..Default::default() };
-        let note = Note { warning: true, reason: "Sealed", message: "x".repeat(3000) };
-        let event = event(&about, &note, "pod-1", Timestamp::UNIX_EPOCH);
+        let sealed = unsent(Note { warning: true, reason: "Sealed", message: "x".repeat(3000) });
+        let event = event(&sealed, "pod-1");
         assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
         assert_eq!(event.type_.as_deref(), Some("Warning"));
         assert!(event.note.is_some_and(|note| note.len() <= MESSAGE_LIMIT));

@@ -82,6 +82,10 @@ type Connector = TimeoutConnector<hyper_rustls::HttpsConnector<HttpConnector>>;
 /// found only by a request that gets no answer; so few are kept, and not for long.
 const IDLE: Duration = Duration::from_secs(15);
 
+/// What a connection may read ahead, which it holds for as long as it lives. Hyper's own limit is six
+/// times as much, and a watch that a crowd of changes came over once would never give it back.
+const READ_AHEAD: usize = 64 * 1024;
+
 /// A Kubernetes client that changes something only while this replica leads, and keeps so many
 /// connections for requests to come.
 ///
@@ -104,6 +108,7 @@ pub fn fenced_client(
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(connections)
+        .http1_max_buf_size(READ_AHEAD)
         .build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())

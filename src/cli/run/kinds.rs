@@ -3,7 +3,7 @@
 //! A controller is woken by a change of what its resources refer to, and only by a change that can
 //! matter to them: a status that says the same again wakes nobody.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{
     StreamExt,
@@ -32,7 +32,7 @@ use crate::{
     controller::{
         self,
         condition::{READY, find},
-        watch::{Event, Kind, Scope, Store, Watched, reference, triggers},
+        watch::{Event, Form, Kind, Scope, Watched, reference, triggers},
     },
     crd::{self, VaultAwsBackend, VaultAwsRole, VaultCertSync},
     leader::Leadership,
@@ -68,20 +68,21 @@ pub(super) async fn compose(operator: &mut Operator) -> Result<OpenSessions, Err
         operator.args.operator_namespace().to_owned(),
         observer,
     ));
-    let namespaces = operator.watch(Scope::All, |namespace: &mut PartialObjectMeta<Namespace>| {
+    let prune_namespace = |namespace: &mut PartialObjectMeta<Namespace>| {
         namespace.metadata.annotations = None;
-    });
-    let backends = operator.watch(Scope::All, |_: &mut VaultAwsBackend| {});
-    let roles = operator.watch(operator.scope(), |_: &mut VaultAwsRole| {});
+    };
+    let namespaces = operator.watch(Scope::All, prune_namespace, Form::Typed);
+    let backends = operator.watch(Scope::All, |_: &mut VaultAwsBackend| {}, Form::Typed);
+    let roles = operator.watch(operator.scope(), |_: &mut VaultAwsRole| {}, Form::Typed);
     if operator.args.runs(Controller::Backend) {
         backend(operator, &roles, &backends, &namespaces, &connections);
     }
     let mut identities = None;
     if operator.args.runs(Controller::Role) || operator.args.runs(Controller::Sync) {
         let syncs = if operator.args.runs(Controller::Sync) {
-            operator.watch(operator.scope(), cert::prune)
+            operator.watch(operator.scope(), cert::prune, cert::likeness::SYNC)
         } else {
-            operator.watch(operator.scope(), prune_for_roles)
+            operator.watch(operator.scope(), prune_for_roles, Form::Typed)
         };
         let ambient = Ambient::load("us-east-1").await.map_err(Error::Aws)?;
         if operator.args.runs(Controller::Role) {
@@ -132,10 +133,11 @@ fn backend(
             return;
         }
         let store = backends.store();
-        let released = triggers(&roles, move |event| {
-            let gone = event.old.as_ref().filter(|_| event.is_deletion());
-            let backend = gone.and_then(|role| store.get(None, &released(role)));
-            backend.iter().map(|backend| reference(&**backend)).collect()
+        let released = triggers(&roles, move |events| {
+            let gone = events.iter().filter(|event| event.is_deletion());
+            let gone = gone.filter_map(|event| event.old.as_ref());
+            let backends = gone.filter_map(|role| store.get(None, &released(role)));
+            backends.map(|backend| reference(&*backend)).collect()
         });
         controller::run(reconciler, &backends, released, shell).await;
     });
@@ -163,45 +165,42 @@ fn role(
         let store = roles.store();
         let by_backend = triggers(&backends, {
             let store = store.clone();
-            move |event| {
-                if backend_matters(event) {
-                    named(&store, |role| role.spec.backend_ref.name == event.object.name)
-                } else {
-                    Vec::new()
-                }
+            move |events| {
+                let changed = names(events, backend_matters);
+                let uses = |role: &VaultAwsRole| changed.contains(&*role.spec.backend_ref.name);
+                if changed.is_empty() { Vec::new() } else { store.find(|_| true, uses) }
             }
         });
         let by_namespace = triggers(&namespaces, {
             let store = store.clone();
-            move |event| {
-                if labels_changed(event) {
-                    named(&store, |role| role.namespace().as_deref() == Some(&event.object.name))
-                } else {
-                    Vec::new()
-                }
+            move |events| {
+                let changed = names(events, labels_changed);
+                store.find(|role| lies_in(role, &changed), |_| true)
             }
         });
         // Only roles with unique IDs tell of logins.
         let by_login = triggers(&syncs, {
             let store = store.clone();
-            move |event| {
-                let Some(name) = login_told(event) else { return Vec::new() };
-                named(&store, |role| {
-                    let status = role.status.as_ref();
-                    role.namespace() == event.object.namespace
-                        && role.name_any() == name
-                        && status.is_some_and(|status| !status.bound_principal_ids.is_empty())
-                })
+            move |events| {
+                let told: HashSet<_> = events.iter().filter_map(login_told).collect();
+                store.find(
+                    |role| told.contains(&(role.namespace.clone(), role.name.clone())),
+                    |role| {
+                        let status = role.status.as_ref();
+                        status.is_some_and(|status| !status.bound_principal_ids.is_empty())
+                    },
+                )
             }
         });
         // Whoever lost a name to a role that is gone may have it now.
-        let by_loss = triggers(&roles, move |event| {
-            if event.is_deletion() {
-                named(&store, |role| {
-                    let status = role.status.as_ref();
-                    let ready = status.and_then(|status| find(&status.conditions, READY));
-                    ready.is_some_and(|ready| ready.reason == "Conflict")
-                })
+        let by_loss = triggers(&roles, move |events| {
+            let lost = |role: &VaultAwsRole| {
+                let status = role.status.as_ref();
+                let ready = status.and_then(|status| find(&status.conditions, READY));
+                ready.is_some_and(|ready| ready.reason == "Conflict")
+            };
+            if events.iter().any(Event::is_deletion) {
+                store.find(|_| true, lost)
             } else {
                 Vec::new()
             }
@@ -223,8 +222,9 @@ fn sync(
 ) {
     let syncs = syncs.clone();
     let none = || Scope::Namespaces(Vec::new());
-    let secrets = Secrets::new(operator.watch(none(), cert::secrets::prune));
-    let accounts = Accounts::new(operator.watch(none(), cert::accounts::prune));
+    let secrets =
+        Secrets::new(operator.watch(none(), cert::secrets::prune, cert::likeness::SECRET));
+    let accounts = Accounts::new(operator.watch(none(), cert::accounts::prune, Form::Typed));
     let reconciler = Arc::new(Certs {
         client: operator.clients.requests.clone(),
         backends: backends.store(),
@@ -249,37 +249,37 @@ fn sync(
         let store = syncs.store();
         let by_backend = triggers(&backends, {
             let (store, roles) = (store.clone(), roles.store());
-            move |event| {
-                if backend_matters(event) {
-                    named(&store, |sync| {
-                        let role = role_name(sync)
-                            .and_then(|name| roles.get(sync.namespace().as_deref(), &name));
-                        backend_name(sync, role.as_deref()).as_ref() == Some(&event.object.name)
-                    })
-                } else {
-                    Vec::new()
-                }
+            move |events| {
+                let changed = names(events, backend_matters);
+                let uses = |sync: &VaultCertSync| {
+                    let role = role_name(sync)
+                        .and_then(|name| roles.get(sync.namespace().as_deref(), &name));
+                    backend_name(sync, role.as_deref()).is_some_and(|name| changed.contains(&*name))
+                };
+                if changed.is_empty() { Vec::new() } else { store.find(|_| true, uses) }
             }
         });
         let by_role = triggers(&roles, {
             let store = store.clone();
-            move |event| {
-                if role_matters(event) {
-                    named(&store, |sync| {
-                        sync.namespace() == event.object.namespace
-                            && role_name(sync).as_ref() == Some(&event.object.name)
-                    })
-                } else {
-                    Vec::new()
-                }
+            move |events| {
+                let changed: HashSet<_> = events
+                    .iter()
+                    .filter(|event| role_matters(event))
+                    .map(|event| (event.object.namespace.clone(), event.object.name.clone()))
+                    .collect();
+                let places: HashSet<_> = changed.iter().map(|(namespace, _)| namespace).collect();
+                store.find(
+                    |sync| places.contains(&sync.namespace),
+                    |sync| {
+                        let role = role_name(sync).map(|role| (sync.namespace(), role));
+                        role.is_some_and(|role| changed.contains(&role))
+                    },
+                )
             }
         });
-        let by_namespace = triggers(&namespaces, move |event| {
-            if labels_changed(event) {
-                named(&store, |sync| sync.namespace().as_deref() == Some(&event.object.name))
-            } else {
-                Vec::new()
-            }
+        let by_namespace = triggers(&namespaces, move |events| {
+            let changed = names(events, labels_changed);
+            store.find(|sync| lies_in(sync, &changed), |_| true)
         });
         let woken = all([
             by_backend.boxed(),
@@ -307,8 +307,15 @@ fn all<K: Kind, const N: usize>(
     stream::select_all(streams)
 }
 
-fn named<K: Kind>(store: &Store<K>, matches: impl Fn(&K) -> bool) -> Vec<ObjectRef<K>> {
-    store.select(matches).iter().map(|object| reference(&**object)).collect()
+/// The names of what changed in a way that matters.
+fn names<K: Kind>(events: &[Event<K>], matters: impl Fn(&Event<K>) -> bool) -> HashSet<&str> {
+    let changed = events.iter().filter(|event| matters(event));
+    changed.map(|event| event.object.name.as_str()).collect()
+}
+
+/// Whether the object lies in one of these namespaces.
+fn lies_in<K: Kind>(object: &ObjectRef<K>, namespaces: &HashSet<&str>) -> bool {
+    object.namespace.as_deref().is_some_and(|namespace| namespaces.contains(namespace))
 }
 
 /// Of a sync, what a role is told by it: which role it uses, and whether it logs in there.
@@ -327,13 +334,16 @@ fn prune_for_roles(sync: &mut VaultCertSync) {
     }
 }
 
-/// The role of a sync whose `Ready` has changed.
-fn login_told(event: &Event<VaultCertSync>) -> Option<String> {
+/// Namespace and name of the role of a sync whose `Ready` has changed.
+fn login_told(event: &Event<VaultCertSync>) -> Option<(Option<String>, String)> {
     let part = |sync: &Option<Arc<VaultCertSync>>| {
         sync.as_ref().and_then(|sync| sync.status.as_ref().map(|s| verdict(&s.conditions)))
     };
     let sync = event.new.as_ref().or(event.old.as_ref())?;
-    if part(&event.old) == part(&event.new) { None } else { sync.role_name() }
+    if part(&event.old) == part(&event.new) {
+        return None;
+    }
+    Some((event.object.namespace.clone(), sync.role_name()?))
 }
 
 /// Another spec, or another verdict on it.
