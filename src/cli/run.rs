@@ -30,8 +30,8 @@ const PASS_DEADLINE: Duration = Duration::from_secs(120);
 /// How long a request to the API server, other than a watch, may stay without a byte.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Connections to the API server that are kept for requests to come.
-const CONNECTIONS: usize = 8;
+/// Requests to the API server that are on their way at once.
+const REQUESTS: usize = 16;
 
 /// How long events that wait may take to be sent at the end.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
@@ -181,12 +181,12 @@ impl Clients {
             Some(Election::new(client, namespace, &args.lease(), &args.instance()))
         };
         let leadership = election.as_ref().map_or_else(Leadership::unopposed, Election::leadership);
-        let fenced = |config, connections| {
-            fenced_client(config, leadership.clone(), connections).map_err(Error::Client)
+        let fenced = |config, at_once| {
+            fenced_client(config, leadership.clone(), at_once).map_err(Error::Client)
         };
         // A watch lasts for minutes: it may well open a connection, and never waits on a dead one.
-        let watches = fenced(watching, 0)?;
-        let requests = fenced(config, CONNECTIONS)?;
+        let watches = fenced(watching, None)?;
+        let requests = fenced(config, Some(REQUESTS))?;
         Ok((Self { watches, requests, leadership }, election))
     }
 }

@@ -21,7 +21,7 @@ use kube::{
     Client, Config,
     client::{Body, ConfigExt},
 };
-use tower::{BoxError, Service, ServiceBuilder};
+use tower::{BoxError, Service, ServiceBuilder, limit::ConcurrencyLimitLayer};
 
 use super::Leadership;
 
@@ -86,8 +86,11 @@ const IDLE: Duration = Duration::from_secs(15);
 /// times as much, and a watch that a crowd of changes came over once would never give it back.
 const READ_AHEAD: usize = 64 * 1024;
 
-/// A Kubernetes client that changes something only while this replica leads, and keeps so many
-/// connections for requests to come.
+/// A Kubernetes client that changes something only while this replica leads.
+///
+/// So many requests are on their way at once; others wait for their turn, since a connection costs both
+/// sides more than a request, and one that is not kept must be made anew. `None` is for watches: each has
+/// a connection for itself, which goes with it.
 ///
 /// It is kube's own stack but for the body and the pool, into which kube lets nobody reach: timeouts,
 /// authentication and headers are those of `config`; it repeats nothing.
@@ -97,7 +100,7 @@ const READ_AHEAD: usize = 64 * 1024;
 pub fn fenced_client(
     config: Config,
     leadership: Leadership,
-    connections: usize,
+    at_once: Option<usize>,
 ) -> kube::Result<Client> {
     let mut connector = TimeoutConnector::new(config.rustls_https_connector()?);
     connector.set_connect_timeout(config.connect_timeout);
@@ -107,10 +110,12 @@ pub fn fenced_client(
     let http = HttpClient::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(connections)
+        // A connection is free a moment after its answer has begun: a few more than are in use.
+        .pool_max_idle_per_host(at_once.map_or(0, |at_once| at_once * 2))
         .http1_max_buf_size(READ_AHEAD)
         .build(connector);
     let service = ServiceBuilder::new()
+        .option_layer(at_once.map(ConcurrencyLimitLayer::new))
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
