@@ -258,11 +258,7 @@ impl Roles {
             return Ok(conflict.outcome(role));
         }
         let plan = plan::plan(desired, &observed);
-        let reader = self.shelf.reader(&vault, backend);
-        if let Some(policy) = reader.own_policy(desired).await? {
-            return Ok(Hold::reserved(&policy).outcome(role));
-        }
-        let carried = reader.carried(desired, &observed).await?;
+        let carried = self.shelf.reader(&vault, backend).carried(desired, &observed).await?;
         let judged = guard::judge(desired, &carried);
         if let Some(progress) = judged.holds(desired, &observed, &plan) {
             return Ok(held(role, &judged, progress));
