@@ -354,33 +354,35 @@ impl Parser {
     }
 }
 
+/// Words that CEL or Kubernetes reserve: none of them selects a field as it is.
+pub const RESERVED: [&str; 21] = [
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
+
 /// Names that CEL or Kubernetes reserve are written with underscores around them.
 /// <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#escaping>
 fn field(name: &str) -> String {
     let inner = name.strip_prefix("__").and_then(|name| name.strip_suffix("__"));
-    const RESERVED: [&str; 21] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
     match inner {
         Some(reserved) if RESERVED.contains(&reserved) => reserved.to_owned(),
         _ => name
