@@ -318,7 +318,7 @@ impl Roles {
                 if error.retry() != Retry::WhenChanged {
                     outcome.next = Next::Retry(error.retry());
                 }
-                (holds, error.reason(), chain(&error))
+                (holds, verify::reason(&error).as_str(), chain(&error))
             }
         };
         let verdict = Verdict { kind: LOGIN_VERIFIED, holds, reason, message };
