@@ -500,7 +500,7 @@ async fn everything(world: &World) -> (Option<Value>, Option<String>, Option<Str
 async fn a_rule_that_is_withdrawn_stops_everything_and_keeps_everything(world: World) {
     issued(&world).await;
     world.with_web().await;
-    let policy = format!("sys/policies/acl/{}", world.policy_name(&world.iam_role("web")));
+    let policy = world.policy_path("web");
     let before = everything(&world).await;
     let told = world.sync_status("web").await.certificates;
 
