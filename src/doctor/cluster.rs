@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, OwnerReference};
 use kube::ResourceExt;
 
 use super::{Finding, Mark};
@@ -63,6 +63,21 @@ struct Said<'a> {
 }
 
 impl<'a> Said<'a> {
+    /// By its status: the generation that was observed, and the conditions.
+    fn new(
+        kind: &'static str,
+        metadata: &ObjectMeta,
+        status: Option<(i64, &'a [Condition])>,
+    ) -> Self {
+        Self {
+            kind,
+            generation: metadata.generation,
+            observed: status.map(|(observed, _)| observed),
+            conditions: status.map(|(_, conditions)| conditions).unwrap_or_default(),
+            deleting: metadata.deletion_timestamp.is_some(),
+        }
+    }
+
     fn condition(&self, kind: &str) -> Option<&'a Condition> {
         self.conditions.iter().find(|condition| condition.type_ == kind)
     }
@@ -83,35 +98,20 @@ impl<'a> Said<'a> {
 
 fn of_sync(sync: &VaultCertSync) -> Said<'_> {
     let status = sync.status.as_ref();
-    Said {
-        kind: "VaultCertSync",
-        generation: sync.metadata.generation,
-        observed: status.map(|status| status.observed_generation),
-        conditions: status.map(|status| status.conditions.as_slice()).unwrap_or_default(),
-        deleting: sync.metadata.deletion_timestamp.is_some(),
-    }
+    let status = status.map(|status| (status.observed_generation, &*status.conditions));
+    Said::new("VaultCertSync", &sync.metadata, status)
 }
 
 fn of_role(role: &VaultAwsRole) -> Said<'_> {
     let status = role.status.as_ref();
-    Said {
-        kind: "VaultAwsRole",
-        generation: role.metadata.generation,
-        observed: status.map(|status| status.observed_generation),
-        conditions: status.map(|status| status.conditions.as_slice()).unwrap_or_default(),
-        deleting: role.metadata.deletion_timestamp.is_some(),
-    }
+    let status = status.map(|status| (status.observed_generation, &*status.conditions));
+    Said::new("VaultAwsRole", &role.metadata, status)
 }
 
 fn of_backend(backend: &VaultAwsBackend) -> Said<'_> {
     let status = backend.status.as_ref();
-    Said {
-        kind: "VaultAwsBackend",
-        generation: backend.metadata.generation,
-        observed: status.map(|status| status.observed_generation),
-        conditions: status.map(|status| status.conditions.as_slice()).unwrap_or_default(),
-        deleting: backend.metadata.deletion_timestamp.is_some(),
-    }
+    let status = status.map(|status| (status.observed_generation, &*status.conditions));
+    Said::new("VaultAwsBackend", &backend.metadata, status)
 }
 
 /// Explains a sync.
