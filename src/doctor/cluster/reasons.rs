@@ -1,7 +1,8 @@
 //! What the reasons of conditions mean: which link of the chain each breaks, and what to do about it.
 
 use super::{
-    BACKEND, CERTIFICATES, IDENTITY, LOGIN, OPERATOR, RESOURCE, ROLE, SECRETS, SOURCE, TENANCY, VAULT,
+    BACKEND, CERTIFICATES, IDENTITY, LOGIN, OPERATOR, RESOURCE, ROLE, SECRETS, SOURCE, TENANCY,
+    VAULT,
 };
 
 /// Which link a reason of `Ready` belongs to.
