@@ -25,12 +25,12 @@ use crate::{
     connection::Connections,
     controller::{
         condition::{self, READY},
-        pass::{Cleanup, Next, Note, Outcome, Progress, Reconcile, Verdict},
+        pass::{Cleanup, Next, Outcome, Progress, Reconcile, Verdict},
         watch::Store,
     },
     crd::{
-        Adopt, BackendReason, Drift, RoleDeletion, RoleReason, VaultAwsBackend, VaultAwsRole,
-        VaultAwsRoleStatus, VaultCertSync,
+        Adopt, BackendReason, Drift, RoleReason, VaultAwsBackend, VaultAwsRole, VaultAwsRoleStatus,
+        VaultCertSync,
     },
     fault::{Fault, Retry, chain},
     lock::lock,
@@ -64,7 +64,7 @@ use observe::Observed;
 use plan::Plan;
 use policy::Marker;
 use principal::Logins;
-use report::{Hold, Pass, conditions, held, still_ready, with_others};
+use report::{Hold, Pass, conditions, held, still_ready};
 use verify::LOGIN_VERIFIED;
 
 /// The reconciler of VaultAwsRoles.

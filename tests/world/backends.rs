@@ -365,9 +365,7 @@ async fn unique_ids_of_foreign_accounts_wait_for_a_safe_vault(world: World) {
 }
 
 async fn of_two_backends_on_one_vault_the_older_role_has_the_name(world: World) {
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready("vaultawsrole/web").await;
+    world.with_role().await;
     let before = world.role_and_policy().await;
     // By another address, to the same mount; and the name differs for AWS alone.
     let (object, backend) = second(&world);
@@ -427,9 +425,7 @@ async fn of_two_backends_on_one_vault_the_older_role_has_the_name(world: World) 
 }
 
 async fn the_same_resource_of_another_cluster_is_another_owner(world: World) {
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready("vaultawsrole/web").await;
+    world.with_role().await;
     let before = world.role_and_policy().await;
     // The cluster is lost with all that it knew; Vault keeps what it wrote.
     let (word, name) = ("vaultawsrole", "web");

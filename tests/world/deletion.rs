@@ -34,9 +34,7 @@ const COLLECTION: Duration = Duration::from_secs(60);
 
 /// Backend and role `web`, ready.
 async fn declared(world: &World) {
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready("vaultawsrole/web").await;
+    world.with_role().await;
     let role = world.get("vaultawsrole/web").await.expect("the VaultAwsRole");
     assert_eq!(role["metadata"]["finalizers"], json!(["vaultaws.dev/cleanup"]));
 }

@@ -267,9 +267,7 @@ async fn what_is_retained_stays_and_belongs_to_the_next_of_the_name(world: World
 }
 
 async fn a_suspended_role_asks_nothing_and_writes_nothing(world: World) {
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready(ROLE).await;
+    world.with_role().await;
     let suspended = world.role("web").with("spec.suspend", true);
     suspended.apply().await;
     world.becomes(ROLE, "Ready", "False", "Suspended").await;
@@ -292,9 +290,7 @@ async fn a_suspended_role_asks_nothing_and_writes_nothing(world: World) {
 }
 
 async fn a_suspended_role_is_still_cleaned_up(world: World) {
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready(ROLE).await;
+    world.with_role().await;
     world.role("web").with("spec.suspend", true).apply().await;
     world.becomes(ROLE, "Ready", "False", "Suspended").await;
     world.delete(ROLE).await;

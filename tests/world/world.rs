@@ -243,6 +243,13 @@ impl World {
         Manifest::new(self, value)
     }
 
+    /// Applies backend and role `web`, and waits until the role is ready.
+    pub(crate) async fn with_role(&self) {
+        self.backend().apply().await;
+        self.role("web").apply().await;
+        self.ready("vaultawsrole/web").await;
+    }
+
     /// Applies backend, role and sync `web`, and waits until all are ready.
     pub(crate) async fn with_web(&self) {
         self.backend().apply().await;
