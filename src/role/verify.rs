@@ -103,3 +103,21 @@ async fn credentials(ambient: &Ambient, verify: &Verify) -> Result<Credentials, 
     };
     given.map_err(|source| Error::Aws { arn: verify.arn.clone(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::Cause;
+
+    #[test]
+    fn what_vault_has_against_a_login_at_our_role_is_a_denial() {
+        let of = |cause: Cause| reason(&Error::Vault(vault::Error::new("logging in", cause)));
+        let refused = |message: &str| Cause::Refused { status: 400, message: message.into() };
+        assert_eq!(of(refused("entry for role web not found")), RoleReason::LoginDenied);
+        assert_eq!(of(refused("something else")), RoleReason::LoginDenied);
+        assert_eq!(of(refused("Throttling: Rate exceeded")), RoleReason::AwsThrottled);
+        // There is no such mount.
+        assert_eq!(of(Cause::NotFound { message: "x".into() }), RoleReason::VaultRefused);
+        assert_eq!(of(Cause::Sealed), RoleReason::VaultSealed);
+    }
+}
