@@ -34,6 +34,7 @@
 //! | [`grants`] | what must be granted in Vault, Kubernetes and AWS, and its text; pure |
 //! | [`import`] | what stands in Vault as manifests that change nothing, and what was left there; pure |
 //! | [`review`] | what manifests would change in Vault, by the kinds' own judgement, and how that is shown |
+//! | [`doctor`] | the way to the certificates, link by link: how each stands, and what cures it |
 //! | [`cli`] | flags and commands; `cli::run` composes the operator |
 //! | [`leader`] | which replica may write; the fence before every request that changes something |
 //! | [`admin`], [`telemetry`] | health, metrics, logs |

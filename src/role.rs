@@ -25,12 +25,12 @@ use crate::{
     connection::Connections,
     controller::{
         condition::{self, READY},
-        pass::{Cleanup, Next, Note, Outcome, Progress, Reconcile, Verdict},
+        pass::{Cleanup, Next, Outcome, Progress, Reconcile, Verdict},
         watch::Store,
     },
     crd::{
-        Adopt, BackendReason, Drift, RoleDeletion, RoleReason, VaultAwsBackend, VaultAwsRole,
-        VaultAwsRoleStatus, VaultCertSync,
+        Adopt, BackendReason, Drift, RoleReason, VaultAwsBackend, VaultAwsRole, VaultAwsRoleStatus,
+        VaultCertSync,
     },
     fault::{Fault, Retry, chain},
     lock::lock,
@@ -50,6 +50,7 @@ pub mod observe;
 pub mod plan;
 pub mod policy;
 pub mod principal;
+mod removal;
 mod report;
 pub mod token;
 pub mod verify;
@@ -63,11 +64,8 @@ use observe::Observed;
 use plan::Plan;
 use policy::Marker;
 use principal::Logins;
-use report::{Hold, Pass, conditions, held, still_ready, with_others};
+use report::{Hold, Pass, conditions, held, still_ready};
 use verify::LOGIN_VERIFIED;
-
-/// How long a cleanup that failed rests. It does not grow: the time until we let go is bounded.
-const CLEANUP_RETRY: Duration = Duration::from_secs(10);
 
 /// The reconciler of VaultAwsRoles.
 pub struct Roles {
@@ -152,29 +150,7 @@ impl Reconcile for Roles {
         role: &VaultAwsRole,
         now: Timestamp,
     ) -> Result<Cleanup<VaultAwsRoleStatus>, Error> {
-        if role.spec.deletion_policy == RoleDeletion::Retain {
-            return Ok(Cleanup::Done(None));
-        }
-        let removed = match self.remove(role).await {
-            Err(Remains { token_of: Some(backend), .. }) => {
-                self.connections.token_refused(&backend);
-                self.remove(role).await
-            }
-            removed => removed,
-        };
-        let Err(remains) = removed else { return Ok(Cleanup::Done(None)) };
-        // An operator that was down all the time gets two attempts, whatever the clock says.
-        if self.tried_before(role) && overdue(role, self.cleanup_timeout, now) {
-            let note = remains.orphan(role);
-            tracing::warn!(
-                namespace = role.namespace(),
-                name = role.name_any(),
-                "{}",
-                note.message
-            );
-            return Ok(Cleanup::Done(Some(note)));
-        }
-        Ok(Cleanup::NotYet(remains.outcome(role)))
+        Ok(self.clean_up(role, now).await)
     }
 
     fn resting(&self, role: &VaultAwsRole) -> Option<Duration> {
@@ -258,11 +234,7 @@ impl Roles {
             return Ok(conflict.outcome(role));
         }
         let plan = plan::plan(desired, &observed);
-        let reader = self.shelf.reader(&vault, backend);
-        if let Some(policy) = reader.own_policy(desired).await? {
-            return Ok(Hold::reserved(&policy).outcome(role));
-        }
-        let carried = reader.carried(desired, &observed).await?;
+        let carried = self.shelf.reader(&vault, backend).carried(desired, &observed).await?;
         let judged = guard::judge(desired, &carried);
         if let Some(progress) = judged.holds(desired, &observed, &plan) {
             return Ok(held(role, &judged, progress));
@@ -322,7 +294,7 @@ impl Roles {
                 if error.retry() != Retry::WhenChanged {
                     outcome.next = Next::Retry(error.retry());
                 }
-                (holds, error.reason(), chain(&error))
+                (holds, verify::reason(&error).as_str(), chain(&error))
             }
         };
         let verdict = Verdict { kind: LOGIN_VERIFIED, holds, reason, message };
@@ -458,52 +430,6 @@ impl Roles {
         })
     }
 
-    /// Deletes what is ours. It needs no tenancy: what we wrote has to go even if the grant is gone.
-    async fn remove(&self, role: &VaultAwsRole) -> Result<(), Remains> {
-        let written = is_written(role);
-        let missing = |backend: &str| {
-            if written {
-                Err(Remains::waiting(format!(
-                    "waiting for VaultAwsBackend `{backend}`, to delete role and policy in its Vault"
-                )))
-            } else {
-                Ok(())
-            }
-        };
-        let Ok(backend) = self.backend(role) else { return missing(&role.spec.backend_ref.name) };
-        let Some(cluster) = cluster(&backend) else { return missing(&backend.name_any()) };
-        let names = Names::recorded(role, &backend.spec)
-            .or_else(|| Names::derive(role, &backend.spec).ok());
-        let Some(names) = names else { return Ok(()) };
-        self.remove_from(role, &backend, &names, cluster)
-            .await
-            .map(drop)
-            .map_err(|error| Remains::failed(&error, backend.clone()))
-    }
-
-    async fn remove_from(
-        &self,
-        role: &VaultAwsRole,
-        backend: &VaultAwsBackend,
-        names: &Names,
-        cluster: &str,
-    ) -> Result<Plan, Error> {
-        let vault = self.connections.operator(backend).await?;
-        let observed = observe::observe(&vault, names).await?;
-        let owner = names.marker(role, cluster);
-        let removable = claim::removable(names, &owner, recorded_id(role), &observed);
-        let plan = plan::removal(names, removable);
-        apply::apply(&vault, &plan).await?;
-        Ok(plan)
-    }
-
-    /// Remembers that this process tried, and says whether it had before.
-    fn tried_before(&self, role: &VaultAwsRole) -> bool {
-        let uid = role.uid().unwrap_or_default();
-        let key = (role.namespace().unwrap_or_default(), role.name_any());
-        self.tried().insert(key, uid.clone()) == Some(uid)
-    }
-
     fn tried(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), String>> {
         lock(&self.tried)
     }
@@ -594,68 +520,12 @@ const SHARED: [BackendReason; 5] = [
     BackendReason::VaultError,
 ];
 
-/// Why something of ours may still be in Vault.
-struct Remains {
-    reason: &'static str,
-    message: String,
-    /// The backend, if the operator's token was refused there.
-    token_of: Option<Arc<VaultAwsBackend>>,
-}
-
-impl Remains {
-    fn waiting(message: String) -> Self {
-        Self { reason: RoleReason::CleaningUp.as_str(), message, token_of: None }
-    }
-
-    fn failed(error: &Error, backend: Arc<VaultAwsBackend>) -> Self {
-        let token_of = error.is_token_invalid().then_some(backend);
-        Self { reason: error.reason(), message: chain(error), token_of }
-    }
-
-    fn outcome(self, role: &VaultAwsRole) -> Outcome<VaultAwsRoleStatus> {
-        Outcome {
-            status: role.status.clone().unwrap_or_default(),
-            progress: Progress::Waiting,
-            verdicts: with_others(Verdict::no(READY, self.reason, self.message), role),
-            notes: Vec::new(),
-            next: Next::In(CLEANUP_RETRY),
-        }
-    }
-
-    fn orphan(&self, role: &VaultAwsRole) -> Note {
-        let status = role.status.as_ref();
-        let named = |name: Option<&String>| name.map_or("(unknown)", String::as_str).to_owned();
-        let role = named(status.and_then(|status| status.vault_role.as_ref()));
-        let policy = named(status.and_then(|status| status.policy_name.as_ref()));
-        Note {
-            warning: true,
-            reason: RoleReason::OrphanLeft.as_str(),
-            message: format!(
-                "let go; role `{role}` and policy `{policy}` may be left in Vault: {}",
-                self.message
-            ),
-        }
-    }
-}
-
-/// Whether a deleted resource has waited long enough.
-fn overdue(role: &VaultAwsRole, timeout: Duration, now: Timestamp) -> bool {
-    let Some(deleted) = &role.metadata.deletion_timestamp else { return false };
-    Duration::try_from(now.duration_since(deleted.0)).is_ok_and(|waited| waited >= timeout)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{
-        role::{
-            desired::tests::{backend, role},
-            report::tests::{now, written},
-        },
-        vault::{self, Cause},
-    };
+    use crate::role::desired::tests::backend;
 
     fn with_status(status: Value) -> VaultAwsBackend {
         let mut backend = backend(json!({}));
@@ -710,45 +580,5 @@ mod tests {
             "observedGeneration": 1, "clusterId": "c", "conditions": judged("True", "Ready"),
         }));
         assert_eq!(ready(&backend).ok(), Some("c"));
-    }
-
-    #[test]
-    fn a_deletion_is_overdue_by_its_own_time() {
-        let ten_minutes = Duration::from_secs(600);
-        let mut resource = role("web", json!({}));
-        assert!(!overdue(&resource, ten_minutes, now()));
-        for (deleted, expected) in [
-            ("2026-03-01T11:50:00Z", true),
-            ("2026-03-01T11:50:01Z", false),
-            ("2027-01-01T00:00:00Z", false),
-        ] {
-            resource.metadata.deletion_timestamp = serde_json::from_value(json!(deleted)).unwrap();
-            assert_eq!(overdue(&resource, ten_minutes, now()), expected, "{deleted}");
-        }
-    }
-
-    #[test]
-    fn what_is_let_go_is_named() {
-        let remains = Remains::waiting("Vault is sealed".into());
-        let note = remains.orphan(&written(json!({})));
-        assert!(note.warning);
-        assert_eq!(
-            note.message,
-            "let go; role `web` and policy `vaultaws-web-policy` may be left in Vault: Vault is \
-             sealed"
-        );
-    }
-
-    #[test]
-    fn a_cleanup_that_failed_is_tried_again_without_growing_delays() {
-        let sealed = Error::Vault(vault::Error::new("deleting role `web`", Cause::Sealed));
-        let remains = Remains::failed(&sealed, Arc::new(backend(json!({}))));
-        assert!(remains.token_of.is_none());
-        let outcome = remains.outcome(&written(json!({})));
-        assert_eq!(
-            outcome.verdicts,
-            [Verdict::no("Ready", "VaultSealed", "deleting role `web`: Vault is sealed")]
-        );
-        assert_eq!(outcome.next, Next::In(CLEANUP_RETRY));
     }
 }

@@ -38,6 +38,7 @@ use crate::{
 
 pub mod acl;
 pub mod aws_auth;
+pub mod aws_login;
 pub mod aws_secrets;
 mod circuit;
 pub mod error;

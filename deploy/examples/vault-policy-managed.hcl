@@ -78,12 +78,8 @@ path "secret/config" {
   capabilities = ["read"]
 }
 
-# The operator's own token: which policies it carries, as roles must not; renewed, and given back at the
-# end. Vault's policy `default` grants the same; here for tokens without it.
-path "auth/token/lookup-self" {
-  capabilities = ["read"]
-}
-
+# The operator's own token is renewed, and given back at the end. Vault's policy `default` grants the
+# same; here for tokens without it.
 path "auth/token/renew-self" {
   capabilities = ["update"]
 }

@@ -320,11 +320,7 @@ async fn assume_role_as(
         .duration_seconds(SESSION_SECONDS)
         .policy(DENY_ALL)
         .send();
-    let answer = timeout(TIMEOUT, Box::pin(request))
-        .await
-        .map_err(|_| Error::Unreachable { text: "no answer of STS in time".to_owned() })?
-        .map_err(|error| refused(&error))?;
-    session(answer.credentials)
+    session(in_time(Box::pin(request)).await?.credentials)
 }
 
 /// Exchanges a token of a Kubernetes ServiceAccount for a session of a role, for a quarter of an
@@ -343,11 +339,7 @@ pub async fn assume_role_with_web_identity(
         .duration_seconds(SESSION_SECONDS)
         .policy(DENY_ALL)
         .send();
-    let answer = timeout(TIMEOUT, Box::pin(request))
-        .await
-        .map_err(|_| Error::Unreachable { text: "no answer of STS in time".to_owned() })?
-        .map_err(|error| refused(&error))?;
-    session(answer.credentials)
+    session(in_time(Box::pin(request)).await?.credentials)
 }
 
 /// Keys that somebody gave us.
@@ -395,6 +387,16 @@ fn session(found: Option<aws_sdk_sts::types::Credentials>) -> Result<Credentials
         SystemTime::try_from(found.expiration).ok(),
         "sts",
     ))
+}
+
+/// The answer of STS, if it comes in time.
+async fn in_time<T, E: ProvideErrorMetadata + std::error::Error + 'static>(
+    request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+) -> Result<T, Error> {
+    timeout(TIMEOUT, request)
+        .await
+        .map_err(|_| Error::Unreachable { text: "no answer of STS in time".to_owned() })?
+        .map_err(|error| refused(&error))
 }
 
 /// What an error of STS means.

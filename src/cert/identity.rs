@@ -5,7 +5,7 @@
 //! relies on a claim: credentials from a Secret are named by the Secret's UID and version, not by the
 //! access key that they say they are.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use k8s_openapi::api::{
@@ -23,17 +23,15 @@ use super::{
 use crate::{
     aws::{
         identity::{self as aws, Ambient, AssumeRole},
-        signing,
         throttle::Throttles,
     },
-    clock,
     connection::BackendKey,
     crd::SyncReason,
     fault::{Fault, Retry},
     redacted::Redacted,
     vault::{
-        self, AwsRefusal,
-        login::{self, Login},
+        self, aws_login,
+        login::Login,
         session::{Failure, Session, Sessions},
     },
 };
@@ -123,24 +121,9 @@ pub enum Error {
     /// It could not be read.
     #[error("Secret `{0}` could not be read from the API server")]
     SecretUnreadable(String),
-    /// AWS gave no credentials.
-    #[error("getting the AWS identity of {arn}")]
-    Aws {
-        /// The role.
-        arn: String,
-        /// Why.
-        #[source]
-        source: aws::Error,
-    },
-    /// The request could not be signed.
-    #[error("signing the login")]
-    Signing(#[source] Arc<signing::SigningError>),
-    /// Vault did not let it in.
+    /// The login did not come about, or was not the one that was meant.
     #[error(transparent)]
-    Vault(#[from] vault::Error),
-    /// Vault let somebody else in.
-    #[error("the session was given back")]
-    Mismatch(#[source] login::Mismatch),
+    Login(#[from] aws_login::Error),
     /// The program is shutting down.
     #[error("the operator is shutting down")]
     Closing,
@@ -156,37 +139,7 @@ impl Fault for Error {
             | Self::AccountWithoutConsent { .. } => SyncReason::IdentityNotReady,
             Self::AccountForbidden { .. } => SyncReason::NoServiceAccountAccess,
             Self::SecretUnreadable(_) | Self::AccountUnreadable(_) => SyncReason::KubernetesError,
-            Self::Aws { source, .. } => match source {
-                aws::Error::AccessDenied { .. } => SyncReason::AssumeRoleDenied,
-                aws::Error::Throttled => SyncReason::AwsThrottled,
-                aws::Error::ExpiredToken { .. } => SyncReason::AwsCredentialsRefused,
-                aws::Error::Unreachable { .. } => SyncReason::StsUnreachable,
-                aws::Error::NoCredentials { .. } => SyncReason::NoAwsCredentials,
-                aws::Error::Region { .. } | aws::Error::Endpoint { .. } => SyncReason::InvalidSpec,
-                aws::Error::Other { .. } => SyncReason::AwsError,
-            },
-            Self::Signing(_) => SyncReason::InvalidSpec,
-            Self::Vault(error) => match error.aws_refusal() {
-                Some(AwsRefusal::StsUnreachable) => SyncReason::StsUnreachable,
-                Some(AwsRefusal::Throttled) => SyncReason::AwsThrottled,
-                Some(
-                    AwsRefusal::CredentialsInvalid
-                    | AwsRefusal::SignatureRefused
-                    | AwsRefusal::SignatureExpired,
-                ) => SyncReason::AwsCredentialsRefused,
-                Some(
-                    AwsRefusal::PrincipalMismatch
-                    | AwsRefusal::EntryNotFound
-                    | AwsRefusal::AuthTypeMismatch
-                    | AwsRefusal::ServerIdMismatch
-                    | AwsRefusal::HeaderRefused
-                    | AwsRefusal::RegionMismatch,
-                ) => SyncReason::LoginDenied,
-                Some(_) => SyncReason::VaultRefused,
-                None if error.is_denied() => SyncReason::LoginDenied,
-                None => return error.reason(),
-            },
-            Self::Mismatch(_) => SyncReason::SessionRefused,
+            Self::Login(error) => return error.reason(),
             Self::Closing => SyncReason::VaultUnreachable,
         }
         .as_str()
@@ -203,22 +156,13 @@ impl Fault for Error {
             // Nobody tells of a Role that was made.
             Self::AccountForbidden { .. } => Retry::After(Duration::from_secs(3)),
             Self::SecretUnreadable(_) | Self::AccountUnreadable(_) | Self::Closing => Retry::Soon,
-            Self::Aws { source, .. } => source.retry(),
-            Self::Signing(_) => Retry::WhenChanged,
-            // A role that was just written may not be known to every node yet.
-            Self::Vault(error) => {
-                error.aws_refusal().map_or_else(|| error.retry(), AwsRefusal::retry)
-            }
-            Self::Mismatch(_) => Retry::Slowly,
+            Self::Login(error) => error.retry(),
         }
     }
 
     fn is_shared(&self) -> bool {
         match self {
-            Self::Aws { source, .. } => source.is_shared(),
-            Self::Vault(error) => {
-                error.is_shared() || error.aws_refusal().is_some_and(AwsRefusal::is_shared)
-            }
+            Self::Login(error) => error.is_shared(),
             Self::Closing => true,
             _ => false,
         }
@@ -228,23 +172,12 @@ impl Fault for Error {
 impl Error {
     /// Whether AWS did not take the credentials themselves: others may serve.
     fn blames_credentials(&self) -> bool {
-        match self {
-            Self::Aws { source, .. } => matches!(source, aws::Error::ExpiredToken { .. }),
-            Self::Vault(error) => matches!(
-                error.aws_refusal(),
-                Some(AwsRefusal::CredentialsInvalid | AwsRefusal::SignatureRefused)
-            ),
-            _ => false,
-        }
+        matches!(self, Self::Login(error) if error.blames_credentials())
     }
 
     /// Whether AWS asked for fewer requests of the account.
     fn is_throttled(&self) -> bool {
-        match self {
-            Self::Aws { source, .. } => matches!(source, aws::Error::Throttled),
-            Self::Vault(error) => matches!(error.aws_refusal(), Some(AwsRefusal::Throttled)),
-            _ => false,
-        }
+        matches!(self, Self::Login(error) if error.is_throttled())
     }
 }
 
@@ -340,7 +273,9 @@ impl Identities {
         let login = async { Box::pin(self.log_in(desired, place)).await };
         self.sessions
             .get(key, place.vault, login, |login: &Login| {
-                login.check(Some(&account)).map_err(Error::Mismatch)
+                login
+                    .check(Some(&account))
+                    .map_err(|other| aws_login::Error::Mismatch(other).into())
             })
             .await
             .map_err(|failure| match failure {
@@ -352,7 +287,7 @@ impl Identities {
     /// One login, unless AWS throttles the account or was just found not to answer.
     async fn log_in(&self, desired: &Desired, place: &Place<'_>) -> Result<Login, Error> {
         let account = &desired.iam_role.account;
-        let refuse = |source| Error::Aws { arn: desired.iam_role.arn(), source };
+        let refuse = |source| unproven(desired, source);
         self.throttles
             .admits(account, Instant::now())
             .map_err(|()| refuse(aws::Error::Throttled))?;
@@ -373,9 +308,13 @@ impl Identities {
         }
         let outcome = self.prove(desired, place).await;
         match (&outcome, &endpoint) {
-            (Err(Error::Aws { source: source @ aws::Error::Unreachable { .. }, .. }), Some(to)) => {
-                self.outages.throttled(to, source.clone(), Instant::now());
-            }
+            (
+                Err(Error::Login(aws_login::Error::Aws {
+                    source: source @ aws::Error::Unreachable { .. },
+                    ..
+                })),
+                Some(to),
+            ) => self.outages.throttled(to, source.clone(), Instant::now()),
             (_, Some(endpoint)) => self.outages.answered(endpoint),
             (_, None) => {}
         }
@@ -415,9 +354,8 @@ impl Identities {
         desired: &Desired,
         place: &Place<'_>,
     ) -> Result<Credentials, Error> {
-        let arn = desired.iam_role.arn();
         let role = |session_name: &str, external_id: Option<&String>| AssumeRole {
-            arn: arn.clone(),
+            arn: desired.iam_role.arn(),
             session_name: session_name.to_owned(),
             external_id: external_id.cloned(),
             region: desired.region.clone(),
@@ -435,8 +373,13 @@ impl Identities {
             Identity::Secret { name } => return from_secret(place, name).await,
             Identity::Ambient => self.ambient.credentials().await,
         };
-        given.map_err(|source| Error::Aws { arn, source })
+        given.map_err(|source| unproven(desired, source))
     }
+}
+
+/// AWS gave no credentials of the sync's IAM role.
+fn unproven(desired: &Desired, source: aws::Error) -> Error {
+    aws_login::Error::Aws { arn: desired.iam_role.arn(), source }.into()
 }
 
 async fn log_in_with(
@@ -444,15 +387,14 @@ async fn log_in_with(
     desired: &Desired,
     place: &Place<'_>,
 ) -> Result<Login, Error> {
-    let request = signing::get_caller_identity_at(
-        credentials,
-        &desired.region,
-        desired.sts_endpoint.as_deref(),
-        Some(&desired.server_id),
-        clock::now(),
-    )
-    .map_err(|error| Error::Signing(Arc::new(error)))?;
-    Ok(login::iam(place.vault, &desired.auth_mount, Some(&desired.vault_role), &request).await?)
+    let to = aws_login::Place {
+        mount: &desired.auth_mount,
+        role: &desired.vault_role,
+        region: &desired.region,
+        sts_endpoint: desired.sts_endpoint.as_deref(),
+        server_id: Some(&desired.server_id),
+    };
+    Ok(aws_login::log_in(place.vault, credentials, to).await?)
 }
 
 /// The ServiceAccount that a sync names, as it stands; `None` if it names none or there is none.

@@ -54,8 +54,10 @@ const KV: &str = "\
 Any right below a mount lets its holder ask sys/internal/ui/mounts which version of KV it is. This one
 reads no certificate.";
 const OWN_TOKEN: &str = "\
-The operator's own token: which policies it carries, as roles must not; renewed, and given back at the
-end. Vault's policy `default` grants the same; here for tokens without it.";
+The operator's own token is renewed, and given back at the end. Vault's policy `default` grants the
+same; here for tokens without it.";
+const GIVEN_TOKEN: &str = "\
+Which policies the token of `operatorLogin.tokenRef` carries, as roles must not: a login says it itself.";
 const CLIENT: &str = "\
 How Vault asks AWS, and how it checks logins. Whoever may write this chooses the STS endpoint that says
 who is who: he can log in as anybody at this mount. That is what `management: Managed` gives away.";
@@ -145,7 +147,9 @@ fn daily(spec: &VaultAwsBackendSpec, prefix: &str, is_managed: bool, own: &[&str
         ));
     }
     all.push(Grant::new(format!("{kv}/config"), &["read"], KV));
-    all.push(Grant::new("auth/token/lookup-self".to_owned(), &["read"], OWN_TOKEN));
+    if spec.operator_login.token_ref.is_some() {
+        all.push(Grant::new("auth/token/lookup-self".to_owned(), &["read"], GIVEN_TOKEN));
+    }
     all.push(Grant::new("auth/token/renew-self".to_owned(), &["update"], OWN_TOKEN));
     all.push(Grant::new("auth/token/revoke-self".to_owned(), &["update"], OWN_TOKEN));
     all
@@ -316,6 +320,19 @@ mod tests {
         for grant in grants(&managed(), Part::Daily, OWN).unwrap() {
             assert!(!grant.capabilities.contains(&"sudo"), "{}", grant.path);
         }
+    }
+
+    #[test]
+    fn only_a_token_that_was_given_looks_itself_up() {
+        let looks_up = |spec: &VaultAwsBackendSpec| {
+            let all = grants(spec, Part::Daily, OWN).unwrap();
+            all.iter().any(|grant| grant.path == "auth/token/lookup-self")
+        };
+        let mut spec = spec(json!({}));
+        assert!(!looks_up(&spec));
+        let login = json!({"tokenRef": {"name": "operator", "key": "token"}});
+        spec.operator_login = serde_json::from_value(login).unwrap();
+        assert!(looks_up(&spec));
     }
 
     #[test]

@@ -8,8 +8,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Delivery, FieldChange, Isolation, Judged, Problem, Review, Verdict,
+    Delivery, FieldChange, Isolation, Judged, Review, Verdict,
     escape::{self, code, line},
+    manifest::Problem,
 };
 
 /// The most characters of a comment: GitHub takes 65536.

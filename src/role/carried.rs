@@ -19,7 +19,7 @@ use crate::{
     crd::{AuthType, Drift, VaultAwsBackend},
     fault::Fault,
     lock::lock,
-    vault::{Caller, Error, aws_auth, identity, policies, tokens},
+    vault::{Caller, Error, aws_auth, identity, policies},
 };
 
 /// How long a text that was read counts as what is there.
@@ -72,7 +72,6 @@ struct Key {
 enum What {
     Policy(String),
     Alias(String),
-    Operator,
 }
 
 #[derive(Clone, Debug)]
@@ -80,8 +79,6 @@ enum Kept {
     Policy(Held),
     /// `iam_alias` of the mount; `None` if it may not be read.
     Alias(Option<(String, String)>),
-    /// The policies of the operator's own token, as far as it may look itself up.
-    Operator(Vec<String>),
 }
 
 /// Reads through the shelf, for one backend.
@@ -143,23 +140,6 @@ impl Reader<'_> {
         Ok(Carried { own, policies, identity })
     }
 
-    /// A policy of the operator's own token among those that a role asks for: it would hand on what the
-    /// operator may do.
-    ///
-    /// # Errors
-    /// What Vault said, if it was anything but "not for you".
-    pub async fn own_policy(&self, desired: &Desired) -> Result<Option<String>, Error> {
-        if desired.additional_policies.is_empty() {
-            return Ok(None);
-        }
-        let read = async || {
-            let own = denied_is_none(tokens::lookup_self(self.vault).await)?;
-            Ok(Kept::Operator(own.map(|own| own.policies).unwrap_or_default()))
-        };
-        let Kept::Operator(own) = self.kept(What::Operator, read).await? else { return Ok(None) };
-        Ok(desired.additional_policies.iter().find(|name| own.contains(name)).cloned())
-    }
-
     /// Names of the policies that the entity of the role's logins and its groups add; `None` where that
     /// cannot be known.
     async fn identity(
@@ -215,7 +195,7 @@ impl Reader<'_> {
         };
         match self.kept(What::Policy(name.to_owned()), read).await? {
             Kept::Policy(held) => Ok(held),
-            Kept::Alias(_) | Kept::Operator(_) => Ok(Held::Unreadable),
+            Kept::Alias(_) => Ok(Held::Unreadable),
         }
     }
 

@@ -197,6 +197,15 @@ pub enum Refusal {
         /// The policy's name.
         policy: String,
     },
+    /// The role would carry what the operator itself may do.
+    #[error(
+        "token.additionalPolicies: `{policy}` is a policy of the operator's own token and never \
+         attached"
+    )]
+    OperatorPolicyAttached {
+        /// The policy's name.
+        policy: String,
+    },
     /// This version of Vault cannot be trusted with it.
     #[error(transparent)]
     Unsafe(#[from] safety::Unsafe),
@@ -208,7 +217,8 @@ impl Refusal {
         match self {
             Self::Naming(naming::Fault::Reserved { .. })
             | Self::OperatorRole { .. }
-            | Self::OperatorPolicy { .. } => RoleReason::ReservedName,
+            | Self::OperatorPolicy { .. }
+            | Self::OperatorPolicyAttached { .. } => RoleReason::ReservedName,
             Self::Unsafe(_) => RoleReason::VersionUnsafe,
             Self::Naming(_)
             | Self::Principal(_)
@@ -342,12 +352,15 @@ fn rebind_is_due(resource: &VaultAwsRole) -> bool {
 }
 
 impl Desired {
-    /// Why the names may not be used although the spec may: the policy is one of those that the
-    /// operator's own token carries.
+    /// Why it may not be, although the spec may: of the policies that the operator's own token carries
+    /// it would write one, or attach one and so hand on what the operator may do.
     pub fn guards(&self, own: &[String]) -> Option<Refusal> {
-        let is_own =
-            own.iter().any(|policy| policy.trim().eq_ignore_ascii_case(&self.names.policy));
-        is_own.then(|| Refusal::OperatorPolicy { policy: self.names.policy.clone() })
+        let is_own = |name: &str| own.iter().any(|own| own.trim().eq_ignore_ascii_case(name));
+        if is_own(&self.names.policy) {
+            return Some(Refusal::OperatorPolicy { policy: self.names.policy.clone() });
+        }
+        let attached = self.additional_policies.iter().find(|name| is_own(name));
+        attached.map(|policy| Refusal::OperatorPolicyAttached { policy: policy.clone() })
     }
 
     /// What the role names: its own policy first.
@@ -534,6 +547,31 @@ pub(super) mod tests {
         let desired = desired(token, granting(grant));
         assert_eq!(desired.token_policies(), ["vaultaws-web-policy", "team-a", "team-b"]);
         assert!(desired.no_default_policy);
+    }
+
+    #[test]
+    fn a_policy_of_the_operators_own_token_is_neither_written_nor_attached() {
+        let token = json!({"token": {"additionalPolicies": ["Team-B"]}});
+        let desired = desired(token, granting(json!({"additionalPolicies": ["team-b"]})));
+        let refused = |own: &str| {
+            let own = ["default".to_owned(), own.to_owned()];
+            desired.guards(&own).map(|refusal| (refusal.reason(), refusal.to_string()))
+        };
+        let reserved = |what: &str| Some((RoleReason::ReservedName, what.to_owned()));
+        assert_eq!(
+            refused("vaultaws-web-policy"),
+            reserved(
+                "`vaultaws-web-policy` is a policy of the operator's own token and never written"
+            )
+        );
+        assert_eq!(
+            refused("TEAM-B"),
+            reserved(
+                "token.additionalPolicies: `team-b` is a policy of the operator's own token and \
+                 never attached"
+            )
+        );
+        assert_eq!(refused("team-c"), None);
     }
 
     #[test]

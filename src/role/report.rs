@@ -209,21 +209,6 @@ impl Hold {
         Self { reason, message, progress, next, is_shared: false, withdrawn: None }
     }
 
-    /// For a role that would carry what the operator itself may do.
-    pub(super) fn reserved(policy: &str) -> Self {
-        Self {
-            reason: RoleReason::ReservedName,
-            message: format!(
-                "token.additionalPolicies: `{policy}` is a policy of the operator's own token and \
-                 never attached"
-            ),
-            progress: Progress::Stalled,
-            next: Next::WhenChanged,
-            is_shared: false,
-            withdrawn: None,
-        }
-    }
-
     pub(super) fn outcome(self, role: &VaultAwsRole) -> Outcome<VaultAwsRoleStatus> {
         Outcome {
             status: role.status.clone().unwrap_or_default(),
@@ -248,7 +233,8 @@ impl From<Refusal> for Hold {
             | Refusal::ExtraPath { .. }
             | Refusal::Suspended
             | Refusal::OperatorRole { .. }
-            | Refusal::OperatorPolicy { .. } => Progress::Stalled,
+            | Refusal::OperatorPolicy { .. }
+            | Refusal::OperatorPolicyAttached { .. } => Progress::Stalled,
         };
         let (reason, message) = (refusal.reason(), chain(&refusal));
         let next = Next::WhenChanged;

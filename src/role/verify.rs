@@ -1,20 +1,17 @@
 //! The login that a role is for, tried once per change by the operator itself. The token is given back
 //! at once.
 
-use std::sync::Arc;
-
+use super::error::documented;
 use crate::{
     aws::{
         Credentials,
         identity::{self as aws, Ambient, AssumeRole},
-        signing,
     },
-    clock,
     crd::RoleReason,
-    fault::{Fault, Retry},
+    fault::Fault,
     vault::{
-        self, AwsRefusal,
-        login::{self, Mismatch},
+        self,
+        aws_login::{self, Error, Place},
         tokens,
     },
 };
@@ -53,85 +50,12 @@ pub enum Proof {
     Ambient,
 }
 
-/// Why the login did not come about, or was not the one that was meant.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Error {
-    /// AWS gave no credentials.
-    #[error("getting the AWS identity of {arn}")]
-    Aws {
-        /// The role.
-        arn: String,
-        /// Why.
-        #[source]
-        source: aws::Error,
-    },
-    /// The request could not be signed.
-    #[error("signing the login")]
-    Signing(#[source] Arc<signing::SigningError>),
-    /// Vault did not let it in.
-    #[error(transparent)]
-    Vault(#[from] vault::Error),
-    /// Vault let somebody else in.
-    #[error("the token was given back")]
-    Mismatch(#[source] Mismatch),
-}
-
-impl Error {
-    /// The condition's reason.
-    pub fn role_reason(&self) -> RoleReason {
-        match self {
-            Self::Aws { source, .. } => match source {
-                aws::Error::AccessDenied { .. } => RoleReason::AssumeRoleDenied,
-                aws::Error::Throttled => RoleReason::AwsThrottled,
-                aws::Error::ExpiredToken { .. } => RoleReason::AwsCredentialsRefused,
-                aws::Error::Unreachable { .. } => RoleReason::StsUnreachable,
-                aws::Error::NoCredentials { .. } => RoleReason::NoAwsCredentials,
-                aws::Error::Region { .. } | aws::Error::Endpoint { .. } => RoleReason::InvalidSpec,
-                aws::Error::Other { .. } => RoleReason::AwsError,
-            },
-            Self::Signing(_) => RoleReason::InvalidSpec,
-            Self::Vault(error) => match error.aws_refusal() {
-                Some(AwsRefusal::StsUnreachable) => RoleReason::StsUnreachable,
-                Some(AwsRefusal::Throttled) => RoleReason::AwsThrottled,
-                Some(
-                    AwsRefusal::CredentialsInvalid
-                    | AwsRefusal::SignatureRefused
-                    | AwsRefusal::SignatureExpired,
-                ) => RoleReason::AwsCredentialsRefused,
-                Some(_) => RoleReason::LoginDenied,
-                None if error.is_denied() => RoleReason::LoginDenied,
-                None => super::error::documented(error.reason()),
-            },
-            Self::Mismatch(_) => RoleReason::SessionRefused,
-        }
-    }
-}
-
-impl Fault for Error {
-    fn reason(&self) -> &'static str {
-        self.role_reason().as_str()
-    }
-
-    fn retry(&self) -> Retry {
-        match self {
-            Self::Aws { source, .. } => source.retry(),
-            Self::Signing(_) => Retry::WhenChanged,
-            // A role that was just written may not be known to every node yet.
-            Self::Vault(error) => {
-                error.aws_refusal().map_or_else(|| error.retry(), AwsRefusal::retry)
-            }
-            Self::Mismatch(_) => Retry::Slowly,
-        }
-    }
-
-    fn is_shared(&self) -> bool {
-        match self {
-            Self::Aws { source, .. } => source.is_shared(),
-            Self::Vault(error) => {
-                error.is_shared() || error.aws_refusal().is_some_and(AwsRefusal::is_shared)
-            }
-            Self::Signing(_) | Self::Mismatch(_) => false,
-        }
+/// The condition's reason.
+pub fn reason(error: &Error) -> RoleReason {
+    match error.reason() {
+        // The role is the operator's own work: whatever Vault has against its login, it denies it.
+        "VaultRefused" if error.aws_refusal().is_some() => RoleReason::LoginDenied,
+        word => documented(word),
     }
 }
 
@@ -146,15 +70,14 @@ pub async fn log_in(
     verify: &Verify,
 ) -> Result<(), Error> {
     let credentials = credentials(ambient, verify).await?;
-    let request = signing::get_caller_identity_at(
-        &credentials,
-        &verify.region,
-        verify.sts_endpoint.as_deref(),
-        verify.server_id.as_deref(),
-        clock::now(),
-    )
-    .map_err(|error| Error::Signing(Arc::new(error)))?;
-    let login = login::iam(vault, mount, Some(role), &request).await?;
+    let place = Place {
+        mount,
+        role,
+        region: &verify.region,
+        sts_endpoint: verify.sts_endpoint.as_deref(),
+        server_id: verify.server_id.as_deref(),
+    };
+    let login = aws_login::log_in(vault, &credentials, place).await?;
     if login.is_revocable()
         && let Err(error) = tokens::revoke_self(&login.caller(vault)).await
     {
@@ -179,4 +102,22 @@ async fn credentials(ambient: &Ambient, verify: &Verify) -> Result<Credentials, 
         Proof::Ambient => ambient.credentials().await,
     };
     given.map_err(|source| Error::Aws { arn: verify.arn.clone(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::Cause;
+
+    #[test]
+    fn what_vault_has_against_a_login_at_our_role_is_a_denial() {
+        let of = |cause: Cause| reason(&Error::Vault(vault::Error::new("logging in", cause)));
+        let refused = |message: &str| Cause::Refused { status: 400, message: message.into() };
+        assert_eq!(of(refused("entry for role web not found")), RoleReason::LoginDenied);
+        assert_eq!(of(refused("something else")), RoleReason::LoginDenied);
+        assert_eq!(of(refused("Throttling: Rate exceeded")), RoleReason::AwsThrottled);
+        // There is no such mount.
+        assert_eq!(of(Cause::NotFound { message: "x".into() }), RoleReason::VaultRefused);
+        assert_eq!(of(Cause::Sealed), RoleReason::VaultSealed);
+    }
 }

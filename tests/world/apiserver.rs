@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use vault_aws_lab::{Front, Operator, Reply};
 
 use crate::{
-    certificates::{Authority, Issued},
+    certificates::Authority,
     stage::{WATCH_TIMEOUT, say},
     world::{ACCOUNT, PATIENCE, World},
 };
@@ -33,15 +33,6 @@ fn way(world: &World) -> &Front {
     world.stage.way.as_ref().expect("the lab of outages has a way to spoil")
 }
 
-async fn delivered(world: &World) -> (Authority, Issued) {
-    let authority = Authority::new("World CA");
-    let issued = authority.issue("web.example.com");
-    world.put_certificate("web", "tls", &issued).await;
-    world.with_web().await;
-    world.delivered("web-tls", &issued).await;
-    (authority, issued)
-}
-
 /// Rotates the certificate and asks for it; how long it took.
 async fn arrives(world: &World, authority: &Authority, limit: Duration) -> Duration {
     let next = authority.issue("web.example.com");
@@ -58,7 +49,7 @@ async fn arrives(world: &World, authority: &Authority, limit: Duration) -> Durat
 }
 
 async fn watches_that_fall_silent_are_noticed_and_opened_again(world: World) {
-    let (authority, _) = delivered(&world).await;
+    let (authority, _) = world.with_delivered().await;
     let pids = world.stage.operators().map(Operator::pid);
     way(&world).fall_silent_once().await;
     let took = arrives(&world, &authority, NOTICE).await;
@@ -79,7 +70,7 @@ async fn watches_that_fall_silent_are_noticed_and_opened_again(world: World) {
 }
 
 async fn a_history_that_is_gone_costs_a_list_and_no_secret(world: World) {
-    let (authority, _) = delivered(&world).await;
+    let (authority, _) = world.with_delivered().await;
     let secret = world.secret("web-tls").await.expect("the Secret");
     let front = way(&world);
     let gone = json!({
@@ -115,7 +106,7 @@ async fn a_history_that_is_gone_costs_a_list_and_no_secret(world: World) {
 
 async fn an_overloaded_api_server_is_waited_for(world: World) {
     const OVERLOAD: Duration = Duration::from_secs(6);
-    let (authority, _) = delivered(&world).await;
+    let (authority, _) = world.with_delivered().await;
     let secret = world.secret("web-tls").await.expect("the Secret");
     let front = way(&world);
     let busy = json!({
@@ -147,7 +138,7 @@ async fn an_overloaded_api_server_is_waited_for(world: World) {
 }
 
 async fn a_create_whose_answer_was_lost_is_recognised_as_ours(world: World) {
-    let (_, issued) = delivered(&world).await;
+    let (_, issued) = world.with_delivered().await;
     let front = way(&world);
     let mark = world.mark();
     front.lose_answer(&format!("/namespaces/{}/secrets", world.id), |method, _| method == "POST");
@@ -283,7 +274,7 @@ async fn a_role_writer_killed_at_each_request_ends_where_it_should(world: World)
 }
 
 async fn a_resource_that_fits_its_type_no_more_is_left_out_and_the_rest_goes_on(world: World) {
-    let (authority, _) = delivered(&world).await;
+    let (authority, _) = world.with_delivered().await;
     // As an older or newer version of the CRD might have left it.
     let name = "vaultcertsyncs.vaultaws.dev";
     let crd: Value =
@@ -333,7 +324,7 @@ async fn a_resource_that_fits_its_type_no_more_is_left_out_and_the_rest_goes_on(
 }
 
 async fn a_right_that_is_taken_away_stops_one_namespace_until_it_is_back(world: World) {
-    let (authority, _) = delivered(&world).await;
+    let (authority, _) = world.with_delivered().await;
     let secret = world.secret("web-tls").await.expect("the Secret");
     let bindings = world.list("rolebinding").await;
     for binding in &bindings {

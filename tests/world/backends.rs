@@ -35,19 +35,6 @@ tests![
 ];
 tests![in outage_tests: every_request_names_the_vault_namespace];
 
-fn role_path(world: &World) -> String {
-    format!("auth/{}/role/{}", world.auth_mount(), world.iam_role("web"))
-}
-
-fn policy_path(world: &World) -> String {
-    format!("sys/policies/acl/{}", world.policy_name(&world.iam_role("web")))
-}
-
-/// Role and policy `web` as Vault has them.
-async fn both(world: &World) -> (Option<Value>, Option<Value>) {
-    (world.read(&role_path(world)).await, world.read(&policy_path(world)).await)
-}
-
 /// Another backend of this world.
 fn second(world: &World) -> (String, Manifest) {
     let name = format!("{}-second", world.id);
@@ -205,7 +192,7 @@ async fn what_resources_use_does_not_change(world: World) {
     // The operator has no right at the other mount.
     crate::grants::refusals_are_meant(&world);
     world.with_web().await;
-    let before = both(&world).await;
+    let before = world.role_and_policy().await;
     let object = world.backend_ref();
     let changed = world
         .backend()
@@ -228,11 +215,11 @@ async fn what_resources_use_does_not_change(world: World) {
     world.put_certificate("web", "tls", &next).await;
     world.refresh("web").await;
     world.delivered("web-tls", &next).await;
-    world.write(&role_path(&world), json!({"token_policies": ["default"]})).await;
+    world.write(&world.role_path("web"), json!({"token_policies": ["default"]})).await;
     world.role("web").with("spec.driftInterval", "10s").apply().await;
     world
         .eventually("the role to be as before", PATIENCE, async || {
-            (both(&world).await == before).then_some(())
+            (world.role_and_policy().await == before).then_some(())
         })
         .await;
     world.ready("vaultawsrole/web").await;
@@ -242,7 +229,7 @@ async fn what_resources_use_does_not_change(world: World) {
         world.delete(object).await;
         world.gone(object, PATIENCE).await;
     }
-    assert_eq!(both(&world).await, (None, None), "removed where it was written");
+    assert_eq!(world.role_and_policy().await, (None, None), "removed where it was written");
     world.becomes(&object, "Ready", "False", "VaultUnreachable").await;
     changed.with("spec.vault.address", world.stage.lab.vault_addr()).apply().await;
     world
@@ -255,7 +242,7 @@ async fn what_resources_use_does_not_change(world: World) {
     world.ready(&object).await;
     world.role("web").apply().await;
     world.ready("vaultawsrole/web").await;
-    assert!(both(&world).await.1.is_some(), "under the name that was given back");
+    assert!(world.role_and_policy().await.1.is_some(), "under the name that was given back");
 }
 
 async fn an_address_that_never_worked_can_be_corrected(world: World) {
@@ -284,7 +271,7 @@ async fn a_backend_waits_for_the_roles_that_must_be_cleaned(world: World) {
 
     world.delete("vaultawsrole/web").await;
     world.gone("vaultawsrole/web", PATIENCE).await;
-    assert_eq!(both(&world).await, (None, None));
+    assert_eq!(world.role_and_policy().await, (None, None));
     // The late role never wrote: nobody waits for it.
     world.gone(&object, PATIENCE).await;
     world.delete("vaultawsrole/late").await;
@@ -320,16 +307,16 @@ async fn a_withdrawn_role_is_taken_away_where_the_admin_says_so(world: World) {
     world.becomes("vaultawsrole/web", "Ready", "False", "TenancyDenied").await;
     world
         .eventually("role and policy to be gone", PATIENCE, async || {
-            (both(&world).await == (None, None)).then_some(())
+            (world.role_and_policy().await == (None, None)).then_some(())
         })
         .await;
     let deleted: Vec<String> = world
         .vault_writes_since(mark)
         .into_iter()
         .map(|one| one.path)
-        .filter(|path| *path == role_path(&world) || *path == policy_path(&world))
+        .filter(|path| *path == world.role_path("web") || *path == world.policy_path("web"))
         .collect();
-    assert_eq!(deleted, [role_path(&world), policy_path(&world)], "the role first");
+    assert_eq!(deleted, [world.role_path("web"), world.policy_path("web")], "the role first");
     world
         .eventually("an event that says so", PATIENCE, async || {
             let events = world.events("vaultawsrole/web").await;
@@ -344,7 +331,7 @@ async fn a_withdrawn_role_is_taken_away_where_the_admin_says_so(world: World) {
 
     remove.apply().await;
     world.ready("vaultawsrole/web").await;
-    assert!(both(&world).await.0.is_some());
+    assert!(world.role_and_policy().await.0.is_some());
 }
 
 async fn unique_ids_of_foreign_accounts_wait_for_a_safe_vault(world: World) {
@@ -378,10 +365,8 @@ async fn unique_ids_of_foreign_accounts_wait_for_a_safe_vault(world: World) {
 }
 
 async fn of_two_backends_on_one_vault_the_older_role_has_the_name(world: World) {
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready("vaultawsrole/web").await;
-    let before = both(&world).await;
+    world.with_role().await;
+    let before = world.role_and_policy().await;
     // By another address, to the same mount; and the name differs for AWS alone.
     let (object, backend) = second(&world);
     let by_name = world.stage.lab.vault_addr().replace("127.0.0.1", "localhost");
@@ -404,7 +389,7 @@ async fn of_two_backends_on_one_vault_the_older_role_has_the_name(world: World) 
     assert_eq!(world.vault_writes_since(mark), []);
     world.delete("vaultawsrole/rival").await;
     world.gone("vaultawsrole/rival", PATIENCE).await;
-    assert_eq!(both(&world).await, before);
+    assert_eq!(world.role_and_policy().await, before);
 
     // At another mount the role's name is free, but policies are one list for the whole Vault.
     let elsewhere = format!("{}-aws2", world.id);
@@ -432,7 +417,7 @@ async fn of_two_backends_on_one_vault_the_older_role_has_the_name(world: World) 
         .await;
     world.becomes("vaultawsrole/rival", "Ready", "False", "Conflict").await;
     assert_eq!(world.vault_writes_since(mark), []);
-    assert_eq!(both(&world).await, before);
+    assert_eq!(world.role_and_policy().await, before);
     world.delete("vaultawsrole/rival").await;
     world.gone("vaultawsrole/rival", PATIENCE).await;
     world.delete(&object).await;
@@ -440,10 +425,8 @@ async fn of_two_backends_on_one_vault_the_older_role_has_the_name(world: World) 
 }
 
 async fn the_same_resource_of_another_cluster_is_another_owner(world: World) {
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready("vaultawsrole/web").await;
-    let before = both(&world).await;
+    world.with_role().await;
+    let before = world.role_and_policy().await;
     // The cluster is lost with all that it knew; Vault keeps what it wrote.
     let (word, name) = ("vaultawsrole", "web");
     let api = crate::manifest::api_of(&world, word);
@@ -457,7 +440,7 @@ async fn the_same_resource_of_another_cluster_is_another_owner(world: World) {
     api.delete(name, &DeleteParams::default()).await.expect("it is deleted");
     world.patch("vaultawsrole/web", none).await;
     world.gone("vaultawsrole/web", PATIENCE).await;
-    assert_eq!(both(&world).await, before);
+    assert_eq!(world.role_and_policy().await, before);
 
     world.backend().with("spec.clusterId", "another").apply().await;
     let mark = world.mark();
@@ -469,7 +452,7 @@ async fn the_same_resource_of_another_cluster_is_another_owner(world: World) {
     );
     world.delete("vaultawsrole/web").await;
     world.gone("vaultawsrole/web", PATIENCE).await;
-    assert_eq!(both(&world).await, before);
+    assert_eq!(world.role_and_policy().await, before);
 }
 
 async fn policies_of_the_operator_itself_are_never_written(world: World) {
@@ -529,7 +512,7 @@ async fn every_request_names_the_vault_namespace(world: World) {
     world.role("web").with("spec.driftInterval", "10s").apply().await;
     world.ready("vaultawsrole/web").await;
     // Tokens that have to be renewed.
-    world.write(&role_path(&world), json!({"token_ttl": "40s"})).await;
+    world.write(&world.role_path("web"), json!({"token_ttl": "40s"})).await;
     world.sync("web").with("spec.refreshInterval", "10s").apply().await;
     world.delivered("web-tls", &issued).await;
     let asked = |what: &str| {
@@ -558,8 +541,8 @@ async fn every_request_names_the_vault_namespace(world: World) {
         "auth/token/revoke-self",
         &format!("{kv}metadata/"),
         &format!("{kv}data/"),
-        &policy_path(&world),
-        &role_path(&world),
+        &world.policy_path("web"),
+        &world.role_path("web"),
         &format!("auth/{}/config/client", world.auth_mount()),
     ] {
         assert!(asked(wanted), "nobody asked for {wanted}");

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::events::v1::Event;
 use kube::{Api, api::ListParams};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     certificates::Authority,
     manifest::secret,
     stage::CLEANUP_TIMEOUT,
-    world::{ACCOUNT, PATIENCE, World},
+    world::{PATIENCE, World},
 };
 
 tests![
@@ -32,41 +32,26 @@ tests![in outage_tests:
 /// How long the garbage collector may take: it learns of new kinds twice a minute.
 const COLLECTION: Duration = Duration::from_secs(60);
 
-fn role_path(world: &World) -> String {
-    format!("auth/{}/role/{}", world.auth_mount(), world.iam_role("web"))
-}
-
-fn policy_path(world: &World) -> String {
-    format!("sys/policies/acl/{}", world.policy_name(&world.iam_role("web")))
-}
-
-/// Role and policy as Vault has them.
-async fn both(world: &World) -> (Option<Value>, Option<Value>) {
-    (world.read(&role_path(world)).await, world.read(&policy_path(world)).await)
-}
-
 /// Backend and role `web`, ready.
 async fn declared(world: &World) {
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready("vaultawsrole/web").await;
+    world.with_role().await;
     let role = world.get("vaultawsrole/web").await.expect("the VaultAwsRole");
     assert_eq!(role["metadata"]["finalizers"], json!(["vaultaws.dev/cleanup"]));
 }
 
 async fn a_deleted_role_takes_role_and_policy_with_it(world: World) {
     declared(&world).await;
-    let (role, policy) = both(&world).await;
+    let (role, policy) = world.role_and_policy().await;
     assert!(role.is_some() && policy.is_some());
     let mark = world.mark();
     world.delete("vaultawsrole/web").await;
     world.gone("vaultawsrole/web", PATIENCE).await;
-    assert_eq!(both(&world).await, (None, None));
+    assert_eq!(world.role_and_policy().await, (None, None));
     // The role first: while it stands, it must not name a policy that anybody could create.
     let writes = world.vault_writes_since(mark);
     let writes: Vec<(&str, &str)> =
         writes.iter().map(|write| (write.operation.as_str(), write.path.as_str())).collect();
-    let (role, policy) = (role_path(&world), policy_path(&world));
+    let (role, policy) = (world.role_path("web"), world.policy_path("web"));
     assert_eq!(writes, [("delete", role.as_str()), ("delete", policy.as_str())]);
 }
 
@@ -87,48 +72,36 @@ async fn certificates_stay_when_their_role_is_deleted(world: World) {
 async fn a_foreign_role_outlives_the_resource_that_wanted_its_name(world: World) {
     world.backend().apply().await;
     world.ready(&world.backend_ref()).await;
-    let foreign = json!({
-        "auth_type": "iam",
-        "bound_iam_principal_arn": [world.iam_arn(ACCOUNT, "web")],
-        "resolve_aws_unique_ids": false,
-        "token_policies": ["somebody-elses"],
-    });
-    world.write(&role_path(&world), foreign).await;
-    let before = both(&world).await;
+    world.write_foreign_role().await;
+    let before = world.role_and_policy().await;
     world.role("web").apply().await;
     world.becomes("vaultawsrole/web", "Ready", "False", "Conflict").await;
     world.delete("vaultawsrole/web").await;
     world.gone("vaultawsrole/web", PATIENCE).await;
-    assert_eq!(both(&world).await, before);
+    assert_eq!(world.role_and_policy().await, before);
 }
 
 async fn a_policy_that_became_foreign_outlives_its_resource(world: World) {
     declared(&world).await;
     let text = world.vault_policy(&world.policy_name(&world.iam_role("web"))).await;
     let theirs = text.expect("the policy").replace("cluster=lab", "cluster=another");
-    world.write(&policy_path(&world), json!({"policy": theirs})).await;
-    let before = both(&world).await;
+    world.write(&world.policy_path("web"), json!({"policy": theirs})).await;
+    let before = world.role_and_policy().await;
     world.delete("vaultawsrole/web").await;
     world.gone("vaultawsrole/web", PATIENCE).await;
     // The role holds a policy that is another's: that makes it another's too.
-    assert_eq!(both(&world).await, before);
+    assert_eq!(world.role_and_policy().await, before);
 }
 
 async fn a_role_that_somebody_took_over_outlives_its_resource(world: World) {
     declared(&world).await;
     // Another role of that name, which holds nothing of ours.
-    assert_eq!(world.vault().delete(&role_path(&world)).await.expect("Vault").0, 204);
-    let foreign = json!({
-        "auth_type": "iam",
-        "bound_iam_principal_arn": [world.iam_arn(ACCOUNT, "web")],
-        "resolve_aws_unique_ids": false,
-        "token_policies": ["somebody-elses"],
-    });
-    world.write(&role_path(&world), foreign).await;
-    let (before, _) = both(&world).await;
+    assert_eq!(world.vault().delete(&world.role_path("web")).await.expect("Vault").0, 204);
+    world.write_foreign_role().await;
+    let (before, _) = world.role_and_policy().await;
     world.delete("vaultawsrole/web").await;
     world.gone("vaultawsrole/web", PATIENCE).await;
-    assert_eq!(both(&world).await, (before, None), "the policy is ours and goes");
+    assert_eq!(world.role_and_policy().await, (before, None), "the policy is ours and goes");
 }
 
 async fn a_deleted_sync_takes_its_secrets_with_it(world: World) {
@@ -160,14 +133,11 @@ async fn a_deleted_sync_takes_its_secrets_with_it(world: World) {
 async fn a_namespace_with_role_and_sync_goes_away_completely(world: World) {
     // The syncer's rights may go before its resources.
     crate::grants::refusals_are_meant(&world);
-    let issued = Authority::new("World CA").issue("web.example.com");
-    world.put_certificate("web", "tls", &issued).await;
-    world.with_web().await;
-    world.delivered("web-tls", &issued).await;
+    world.with_delivered().await;
     let namespace = format!("namespace/{}", world.id);
     world.delete(&namespace).await;
     world.gone(&namespace, COLLECTION).await;
-    assert_eq!(both(&world).await, (None, None));
+    assert_eq!(world.role_and_policy().await, (None, None));
 }
 
 async fn a_role_deleted_while_vault_is_down_goes_when_it_is_back(world: World) {
@@ -191,14 +161,14 @@ async fn a_role_deleted_while_vault_is_down_goes_when_it_is_back(world: World) {
     world.stage.lab.vault_server().start().await.expect("Vault starts");
     world.stage.lab.vault_unseal().await.expect("Vault is unsealed");
     world.gone("vaultawsrole/web", PATIENCE).await;
-    assert_eq!(both(&world).await, (None, None));
+    assert_eq!(world.role_and_policy().await, (None, None));
     let events = world.events("vaultawsrole/web").await;
     assert!(!events.iter().any(|(reason, _)| reason == "OrphanLeft"), "{events:?}");
 }
 
 async fn a_role_deleted_while_vault_stays_down_is_let_go_with_an_event(world: World) {
     declared(&world).await;
-    let before = both(&world).await;
+    let before = world.role_and_policy().await;
     let orphans = orphans(&world).await;
     world.stage.lab.vault_server().stop().await.expect("Vault stops");
     world.delete("vaultawsrole/web").await;
@@ -218,11 +188,11 @@ async fn a_role_deleted_while_vault_stays_down_is_let_go_with_an_event(world: Wo
     // It says the truth; and whoever declares the role again has it back.
     world.stage.lab.vault_server().start().await.expect("Vault starts");
     world.stage.lab.vault_unseal().await.expect("Vault is unsealed");
-    assert_eq!(both(&world).await, before);
+    assert_eq!(world.role_and_policy().await, before);
     declared(&world).await;
     world.delete("vaultawsrole/web").await;
     world.gone("vaultawsrole/web", PATIENCE).await;
-    assert_eq!(both(&world).await, (None, None));
+    assert_eq!(world.role_and_policy().await, (None, None));
 }
 
 async fn a_role_that_goes_with_its_namespace_while_vault_is_down_is_told_of_at_its_backend(

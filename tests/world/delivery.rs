@@ -8,7 +8,7 @@ use kube::ResourceExt as _;
 use serde_json::json;
 
 use crate::{
-    certificates::{Authority, Issued},
+    certificates::Authority,
     world::{ACCOUNT, PATIENCE, World, now, text},
 };
 
@@ -22,18 +22,8 @@ tests![
     what_others_add_to_a_secret_stays,
 ];
 
-/// A world whose sync `web` has delivered one certificate, `tls`.
-async fn delivered(world: &World) -> (Authority, Issued) {
-    let authority = Authority::new("World CA");
-    let issued = authority.issue("web.example.com");
-    world.put_certificate("web", "tls", &issued).await;
-    world.with_web().await;
-    world.delivered("web-tls", &issued).await;
-    (authority, issued)
-}
-
 async fn a_rotated_certificate_is_one_write(world: World) {
-    let (authority, _) = delivered(&world).await;
+    let (authority, _) = world.with_delivered().await;
     let before = world.secret("web-tls").await.expect("the Secret");
     let next = authority.issue("web.example.com");
     world.put_certificate("web", "tls", &next).await;
@@ -75,7 +65,7 @@ async fn a_rotated_certificate_arrives_by_itself_when_the_interval_has_passed(wo
 }
 
 async fn a_forced_refresh_takes_less_than_a_second(world: World) {
-    let (authority, _) = delivered(&world).await;
+    let (authority, _) = world.with_delivered().await;
     let next = authority.issue("web.example.com");
     world.put_certificate("web", "tls", &next).await;
     let mark = world.mark();
@@ -90,7 +80,7 @@ async fn a_forced_refresh_takes_less_than_a_second(world: World) {
 }
 
 async fn a_deleted_secret_comes_back_within_five_seconds(world: World) {
-    let (_, issued) = delivered(&world).await;
+    let (_, issued) = world.with_delivered().await;
     let before = world.secret("web-tls").await.expect("the Secret");
     // More than once: also right after it was written.
     let mut last = before.clone();
@@ -111,7 +101,7 @@ async fn a_deleted_secret_comes_back_within_five_seconds(world: World) {
 }
 
 async fn an_edited_secret_is_put_back_within_five_seconds(world: World) {
-    delivered(&world).await;
+    world.with_delivered().await;
     let before = world.secret("web-tls").await.expect("the Secret");
     let other = Authority::new("Somebody's CA").issue("web.example.com");
     for edit in [
@@ -138,7 +128,7 @@ async fn an_edited_secret_is_put_back_within_five_seconds(world: World) {
 }
 
 async fn a_new_certificate_in_the_directory_gets_a_secret_of_its_own(world: World) {
-    let (authority, first) = delivered(&world).await;
+    let (authority, first) = world.with_delivered().await;
     let before = world.secret("web-tls").await.expect("the Secret");
     let second = authority.issue("www.example.com");
     world.put_certificate("web", "www", &second).await;
@@ -157,7 +147,7 @@ async fn a_new_certificate_in_the_directory_gets_a_secret_of_its_own(world: Worl
 }
 
 async fn what_others_add_to_a_secret_stays(world: World) {
-    let (authority, _) = delivered(&world).await;
+    let (authority, _) = world.with_delivered().await;
     let edit = json!({"metadata": {
         "labels": {"team": "web"},
         "annotations": {"example.com/note": "kept"},

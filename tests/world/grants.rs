@@ -61,7 +61,7 @@ async fn mounted(world: &World) -> Vault {
 
 async fn a_role_may_carry_our_policies_alone(world: World) {
     let operator = mounted(&world).await;
-    let path = format!("auth/{}/role/{}", world.auth_mount(), world.iam_role("web"));
+    let path = world.role_path("web");
     let write = async |fields: Value| {
         let mut body = json!({
             "auth_type": "iam",

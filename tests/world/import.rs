@@ -241,10 +241,7 @@ async fn policies_whose_resource_is_gone_are_found(world: World) {
     assert_eq!(orphan["policy"], policy.as_str());
     assert_eq!(orphan["owner"]["name"], "gone");
     assert_eq!(orphan["roleExists"], true);
-    assert_eq!(
-        orphan["role"],
-        format!("auth/{}/role/{}", world.auth_mount(), world.iam_role("api"))
-    );
+    assert_eq!(orphan["role"], world.role_path("api"));
     // The same from files: those of now, and those of a cluster without the team's.
     let listed = world.kubectl(&["get", "vaultawsroles", "-o", "yaml"]).await;
     fs::write(file, listed).expect("a file");

@@ -482,7 +482,7 @@ async fn a_login_is_tried_once_per_change(world: World) {
     let login = format!("auth/{}/login", world.auth_mount());
     let count =
         |path: &str| world.vault_requests_since(mark).iter().filter(|one| one.path == path).count();
-    let passes = || count(&format!("auth/{}/role/{}", world.auth_mount(), world.iam_role("web")));
+    let passes = || count(&world.role_path("web"));
     let before = passes();
     world
         .eventually("two more passes", SEEN, async || (passes() >= before + 2).then_some(()))
@@ -551,7 +551,7 @@ async fn what_everybody_carries_is_judged(world: World) {
     assert_eq!(world.vault_writes_since(mark), []);
     isolated(&world, "api", "True", "Isolated").await;
     // What stands is still put back as declared.
-    let path = format!("auth/{}/role/{}", world.auth_mount(), world.iam_role("web"));
+    let path = world.role_path("web");
     world.write(&path, json!({"token_policies": ["something"]})).await;
     let own = world.policy_name(&world.iam_role("web"));
     world

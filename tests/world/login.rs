@@ -136,9 +136,7 @@ pub(crate) async fn user(world: &World, name: &str, policies: &[&str]) -> Person
 
 /// Backend and role `web`, without a sync.
 pub(crate) async fn with_role(world: &World) {
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready("vaultawsrole/web").await;
+    world.with_role().await;
 }
 
 async fn with_a_certificate(world: &World) {

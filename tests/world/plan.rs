@@ -122,7 +122,7 @@ async fn a_change_is_told_before_it_is_applied_and_nothing_is_left_after(world: 
     assert_eq!(fields, json!([{"field": "bound_iam_principal_arn", "old": [arn], "new": [new]}]));
 
     // Changed by hand: whose it is, only the cluster's own object tells now.
-    let path = format!("auth/{}/role/{}", world.auth_mount(), world.iam_role("web"));
+    let path = world.role_path("web");
     world.write(&path, json!({"token_policies": ["default"]})).await;
     let ran = reviewer.plan(&[world.role("web")]).await;
     assert_eq!(ran.code, Some(1), "{ran:?}");
@@ -160,7 +160,7 @@ async fn what_the_operator_would_refuse_is_refused(world: World) {
     refused(&[wider], "BackendDiffers").await;
 
     // A role that stands there already, and not by us.
-    let path = format!("auth/{}/role/{}", world.auth_mount(), world.iam_role("web"));
+    let path = world.role_path("web");
     let body = json!({"auth_type": "iam", "resolve_aws_unique_ids": false,
         "bound_iam_principal_arn": world.iam_arn(crate::world::ACCOUNT, "web")});
     world.write(&path, body).await;

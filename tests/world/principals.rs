@@ -37,10 +37,6 @@ fn unique(world: &World) -> Manifest {
     world.role("web").with("spec.resolveAwsUniqueIds", true)
 }
 
-fn role_path(world: &World, name: &str) -> String {
-    format!("auth/{}/role/{}", world.auth_mount(), world.iam_role(name))
-}
-
 async fn recreate(world: &World) {
     let name = world.iam_role("web");
     world.stage.lab.aws.delete_role(ACCOUNT, &name).await.expect("the IAM role");
@@ -225,7 +221,7 @@ async fn a_rebind_that_is_there_from_the_start_does_not_fire(world: World) {
     world.patch(ROLE, patch).await;
     world.ready(ROLE).await;
     let mut writes = world.vault_writes_since(mark);
-    writes.retain(|write| write.path == role_path(&world, "web"));
+    writes.retain(|write| write.path == world.role_path("web"));
     assert_eq!(writes.len(), 1, "{writes:?}");
 }
 
@@ -299,7 +295,7 @@ async fn fifty_roles_with_unique_ids_are_written_once_each(world: World) {
         .await;
     let writes = world.vault_writes_since(mark);
     for name in &names {
-        let path = role_path(&world, name);
+        let path = world.role_path(name);
         let count = writes.iter().filter(|write| write.path == path).count();
         assert_eq!(count, 1, "{path}");
     }

@@ -228,9 +228,7 @@ async fn a_kind_of_identity_that_the_rule_does_not_list_is_not_used(world: World
 async fn a_secret_without_the_label_is_not_read(world: World) {
     let issued = issued(&world).await;
     let keys = world.assume(ACCOUNT, "web").await;
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready("vaultawsrole/web").await;
+    world.with_role().await;
     let mark = world.mark();
     let manifest = credentials(&world, "web-aws", &keys);
     manifest.clone().without("metadata.labels").apply().await;
@@ -272,9 +270,7 @@ async fn a_secret_without_the_label_is_not_read(world: World) {
 async fn a_credentials_secret_that_comes_later_wakes_the_sync(world: World) {
     let issued = issued(&world).await;
     let keys = world.assume(ACCOUNT, "web").await;
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready("vaultawsrole/web").await;
+    world.with_role().await;
     sync_by_secret(&world).apply().await;
     let missing = world.becomes("vaultcertsync/web", "Ready", "False", "IdentityNotReady").await;
     assert!(missing.message.contains("no Secret `web-aws`"), "{}", missing.message);
@@ -287,9 +283,7 @@ async fn a_credentials_secret_that_comes_later_wakes_the_sync(world: World) {
 async fn keys_in_a_secret_must_be_all_there(world: World) {
     issued(&world).await;
     let keys = world.assume(ACCOUNT, "web").await;
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready("vaultawsrole/web").await;
+    world.with_role().await;
     let mark = world.mark();
     let manifest = credentials(&world, "web-aws", &keys);
     manifest.clone().without("stringData.aws_secret_access_key").apply().await;
@@ -307,9 +301,7 @@ async fn keys_of_somebody_else_give_no_certificates(world: World) {
     world.create_iam_role(ACCOUNT, "api").await;
     world.create_iam_role(OTHER_ACCOUNT, "web").await;
     let user = user(&world).await.keys;
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready("vaultawsrole/web").await;
+    world.with_role().await;
     let mark = world.mark();
     // Each is somebody, but not whom the role is for.
     for (name, keys) in [
@@ -500,7 +492,7 @@ async fn everything(world: &World) -> (Option<Value>, Option<String>, Option<Str
 async fn a_rule_that_is_withdrawn_stops_everything_and_keeps_everything(world: World) {
     issued(&world).await;
     world.with_web().await;
-    let policy = format!("sys/policies/acl/{}", world.policy_name(&world.iam_role("web")));
+    let policy = world.policy_path("web");
     let before = everything(&world).await;
     let told = world.sync_status("web").await.certificates;
 

@@ -25,10 +25,6 @@ tests![
     a_refusal_of_aws_has_its_reason_and_stays_the_same,
 ];
 
-fn role_path(world: &World) -> String {
-    format!("auth/{}/role/{}", world.auth_mount(), world.iam_role("web"))
-}
-
 /// A backend whose rule grants all ways to log in.
 fn backend(world: &World) -> Manifest {
     world
@@ -64,7 +60,7 @@ fn binds(world: &World) -> Value {
 
 /// The role in Vault has these fields.
 async fn stands(world: &World, expected: Value) {
-    let role = world.read(&role_path(world)).await.expect("the role");
+    let role = world.read(&world.role_path("web")).await.expect("the role");
     for (key, value) in expected.as_object().expect("fields") {
         assert_eq!(role[key], *value, "{key}");
     }
@@ -80,7 +76,7 @@ async fn token_stands(world: &World) {
         "token_type": "service",
     });
     stands(world, expected).await;
-    let role = world.read(&role_path(world)).await.expect("the role");
+    let role = world.read(&world.role_path("web")).await.expect("the role");
     let mut networks: Vec<&str> = Vec::new();
     for network in role["token_bound_cidrs"].as_array().expect("a list") {
         networks.push(network.as_str().expect("a text"));
@@ -109,7 +105,7 @@ async fn is_left_alone(world: &World, role: &Manifest) {
     role.clone().with("spec.driftInterval", "20m").apply().await;
     world.ready("vaultawsrole/web").await;
     let requests = world.vault_requests_since(mark);
-    let path = role_path(world);
+    let path = world.role_path("web");
     assert!(requests.iter().any(|one| one.path == path && one.operation == "read"), "{requests:?}");
     assert_eq!(world.vault_writes_since(mark), []);
 }
@@ -120,7 +116,7 @@ async fn is_written_with(world: &World, role: &Manifest, keys: &[&str]) {
     role.apply().await;
     world.ready("vaultawsrole/web").await;
     let mut writes = world.vault_writes_since(mark);
-    writes.retain(|write| write.path == role_path(world));
+    writes.retain(|write| write.path == world.role_path("web"));
     assert_eq!(writes.len(), 1, "{writes:?}");
     let mut sent = writes[0].fields.clone();
     sent.sort_unstable();
@@ -204,7 +200,7 @@ async fn all_fields_of_an_ec2_role_are_equal_once_written(world: World) {
     // Keys that nobody declares are not ours.
     let networks = ["127.0.0.1", "10.1.2.3/8", "2001:db8::/32", "::1"];
     let by_hand = json!({"role_tag": "by-hand", "token_bound_cidrs": networks});
-    world.write(&role_path(&world), by_hand).await;
+    world.write(&world.role_path("web"), by_hand).await;
     is_left_alone(&world, &role).await;
     stands(&world, json!({"role_tag": "by-hand"})).await;
     let status = world.get("vaultawsrole/web").await.expect("the role")["status"].take();
@@ -267,7 +263,7 @@ async fn a_token_setting_changed_by_hand_is_put_back(world: World) {
     let by_hand = json!({
         "token_bound_cidrs": ["10.0.0.1"], "token_period": "8h", "ttl": "2h",
     });
-    world.write(&role_path(&world), by_hand).await;
+    world.write(&world.role_path("web"), by_hand).await;
     let role = role.with("spec.driftInterval", "20m");
     is_written_with(&world, &role, &["token_period", "token_ttl"]).await;
     stands(&world, json!({"token_period": 0, "token_ttl": 3600, "ttl": null})).await;
@@ -285,8 +281,9 @@ async fn networks_of_ipv6_survive_each_write(world: World) {
     let longer = role.clone().with("spec.token.ttl", "1h");
     is_written_with(&world, &longer, &["token_bound_cidrs", "token_ttl"]).await;
     stands(&world, json!({"token_bound_cidrs": networks, "token_ttl": 3600})).await;
-    world.write(&role_path(&world), json!({"token_num_uses": 3})).await;
-    let lost = world.read(&role_path(&world)).await.expect("the role")["token_bound_cidrs"].take();
+    world.write(&world.role_path("web"), json!({"token_num_uses": 3})).await;
+    let lost =
+        world.read(&world.role_path("web")).await.expect("the role")["token_bound_cidrs"].take();
     assert_ne!(lost, networks, "Vault is cured: then they need not be sent along");
     let again = longer.with("spec.driftInterval", "20m");
     is_written_with(&world, &again, &["token_bound_cidrs", "token_num_uses"]).await;
@@ -432,7 +429,7 @@ async fn refused_alike(world: &World, reason: &str, part: &str) {
         assert_eq!(again.message, told.message);
     }
     let requests = world.vault_requests_since(mark);
-    let tries = requests.iter().filter(|one| one.path == role_path(world) && one.is_write());
+    let tries = requests.iter().filter(|one| one.path == world.role_path("web") && one.is_write());
     assert!(tries.count() >= 2, "{requests:?}");
 }
 

@@ -107,7 +107,7 @@ async fn a_renewal_that_is_refused_is_a_login(world: World) {
     let mark = world.mark();
     let token = json!({"token_ttl": LIFE, "token_max_ttl": "1h"});
     delivered(&world, token.clone()).await;
-    let path = format!("auth/{}/role/{}", world.auth_mount(), world.iam_role("web"));
+    let path = world.role_path("web");
     assert_eq!(world.vault().delete(&path).await.expect("Vault").0, 204);
     sleep(OLD).await;
     world.refresh("web").await;
@@ -301,7 +301,7 @@ async fn write_role(world: &World, name: &str, token: Value) {
     for (key, value) in token.as_object().expect("settings") {
         role[key] = value.clone();
     }
-    let path = format!("auth/{}/role/{}", world.auth_mount(), world.iam_role(name));
+    let path = world.role_path(name);
     world.write(&path, role).await;
 }
 

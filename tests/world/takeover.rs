@@ -31,13 +31,6 @@ fn policy_path(world: &World, name: &str) -> String {
     format!("sys/policies/acl/{}", world.policy_name(name))
 }
 
-/// Role and policy as Vault has them.
-async fn both(world: &World) -> (Option<Value>, Option<Value>) {
-    let name = world.iam_role("web");
-    let (role, policy) = (role_path(world, &name), policy_path(world, &name));
-    (world.read(&role).await, world.read(&policy).await)
-}
-
 /// A backend whose rule lets everything be adopted.
 fn backend(world: &World) -> Manifest {
     world.backend().with("spec.tenancy.0.adopt", "Always")
@@ -85,7 +78,7 @@ async fn event(world: &World, reason: &str) -> String {
 
 async fn what_is_equal_is_adopted_and_only_the_policy_written(world: World) {
     prepared(&world, json!({})).await;
-    let before = both(&world).await;
+    let before = world.role_and_policy().await;
     let mark = world.mark();
     adopting(&world, "Never").apply().await;
     let told = world.becomes(ROLE, "Ready", "False", "Conflict").await;
@@ -95,8 +88,8 @@ async fn what_is_equal_is_adopted_and_only_the_policy_written(world: World) {
     adopting(&world, "IfEqual").apply().await;
     world.ready(ROLE).await;
     let paths: Vec<_> = world.vault_writes_since(mark).into_iter().map(|one| one.path).collect();
-    assert_eq!(paths, [policy_path(&world, &world.iam_role("web"))]);
-    let after = both(&world).await;
+    assert_eq!(paths, [world.policy_path("web")]);
+    let after = world.role_and_policy().await;
     assert_eq!(after.0, before.0, "not a field of the role was written");
     let policy = after.1.expect("the policy")["policy"].as_str().expect("text").to_owned();
     assert!(policy.starts_with("# vault-aws-operator v1 cluster=lab "), "{policy}");
@@ -112,23 +105,23 @@ async fn what_differs_is_adopted_only_by_always(world: World) {
     // Whose mark a policy of somebody else bears is looked for, and need not be told.
     refusals_are_meant(&world);
     prepared(&world, json!({"token_ttl": "17m", "token_policies": ["default", "admin"]})).await;
-    let before = both(&world).await;
+    let before = world.role_and_policy().await;
     let mark = world.mark();
     adopting(&world, "IfEqual").apply().await;
     let told = world.becomes(ROLE, "Ready", "False", "Conflict").await;
     assert!(told.message.ends_with("these differ: token_policies, token_ttl"), "{}", told.message);
     assert_eq!(world.vault_writes_since(mark), []);
-    assert_eq!(both(&world).await, before);
+    assert_eq!(world.role_and_policy().await, before);
 
     // No rule, no reach.
     world.backend().with("spec.tenancy.0.adopt", "IfEqual").apply().await;
     adopting(&world, "Always").apply().await;
     world.becomes(ROLE, "Ready", "False", "TenancyDenied").await;
-    assert_eq!(both(&world).await, before);
+    assert_eq!(world.role_and_policy().await, before);
 
     backend(&world).apply().await;
     world.ready(ROLE).await;
-    let role = both(&world).await.0.expect("the role");
+    let role = world.role_and_policy().await.0.expect("the role");
     assert_eq!(role["token_ttl"], 0);
     assert_eq!(role["token_policies"], json!([world.policy_name(&world.iam_role("web"))]));
     let id = |role: &Option<Value>| role.as_ref().map(|role| role["role_id"].clone());
@@ -147,8 +140,10 @@ async fn what_bears_the_mark_of_another_is_not_adopted(world: World) {
              role={mount}/{role}\n"
         )
     };
-    let policy =
-        both(&world).await.1.expect("the policy")["policy"].as_str().expect("text").to_owned();
+    let policy = world.role_and_policy().await.1.expect("the policy")["policy"]
+        .as_str()
+        .expect("text")
+        .to_owned();
     let marked = mark_of(&name) + &policy;
     world.write(&policy_path(&world, &name), json!({"policy": marked})).await;
     let mark = world.mark();
@@ -165,13 +160,13 @@ async fn a_role_of_another_resource_is_not_adopted(world: World) {
     backend.apply().await;
     world.role("web").apply().await;
     world.ready(ROLE).await;
-    let before = both(&world).await;
+    let before = world.role_and_policy().await;
     let mark = world.mark();
     let thief = adopting(&world, "Always").with("metadata.name", "thief");
     thief.with("spec.vaultName", world.iam_role("web").to_uppercase()).apply().await;
     world.becomes("vaultawsrole/thief", "Ready", "False", "Conflict").await;
     assert_eq!(world.vault_writes_since(mark), []);
-    assert_eq!(both(&world).await, before);
+    assert_eq!(world.role_and_policy().await, before);
 }
 
 async fn a_role_of_another_name_is_taken_over_by_its_name(world: World) {
@@ -188,7 +183,11 @@ async fn a_role_of_another_name_is_taken_over_by_its_name(world: World) {
     assert_eq!(world.read(&role_path(&world, &legacy)).await, before);
     let status = world.get(ROLE).await.expect("the role")["status"].take();
     assert_eq!(status["vaultRole"], legacy.as_str());
-    assert_eq!(both(&world).await, (None, None), "nothing stands under the name it would have");
+    assert_eq!(
+        world.role_and_policy().await,
+        (None, None),
+        "nothing stands under the name it would have"
+    );
     let client = world.log_in(ACCOUNT, "web", &legacy).await.expect("a login");
     let path = format!("{}/metadata/{}/", world.kv_mount(), world.directory(ACCOUNT, "web"));
     assert_eq!(client.list(&path).await.expect("Vault").0, 404, "allowed, and empty");
@@ -207,7 +206,7 @@ async fn drift_that_is_only_reported_is_told_once_and_left(world: World) {
     world.ready(ROLE).await;
     let name = world.iam_role("web");
     world.write(&role_path(&world, &name), json!({"token_ttl": "17m"})).await;
-    let changed = both(&world).await;
+    let changed = world.role_and_policy().await;
     let mark = world.mark();
     let told = world.becomes(ROLE, "Ready", "False", "DriftFound").await;
     assert!(told.message.contains("token_ttl"), "{}", told.message);
@@ -222,14 +221,14 @@ async fn drift_that_is_only_reported_is_told_once_and_left(world: World) {
     let status = world.get(ROLE).await.expect("the role")["status"].take();
     assert_eq!(status["differs"], json!(["token_ttl"]));
     assert_eq!(world.vault_writes_since(mark), []);
-    assert_eq!(both(&world).await, changed);
+    assert_eq!(world.role_and_policy().await, changed);
     event(&world, "DriftFound").await;
     let events = world.events(ROLE).await;
     assert_eq!(events.iter().filter(|(reason, _)| reason == "DriftFound").count(), 1);
 
     role.apply().await;
     world.ready(ROLE).await;
-    assert_eq!(both(&world).await.0.expect("the role")["token_ttl"], 0);
+    assert_eq!(world.role_and_policy().await.0.expect("the role")["token_ttl"], 0);
     let status = world.get(ROLE).await.expect("the role")["status"].take();
     assert_eq!(status["differs"], Value::Null);
 }
@@ -251,54 +250,50 @@ async fn what_is_retained_stays_and_belongs_to_the_next_of_the_name(world: World
     world.backend().apply().await;
     world.role("web").with("spec.deletionPolicy", "Retain").apply().await;
     world.ready(ROLE).await;
-    let before = both(&world).await;
+    let before = world.role_and_policy().await;
     let mark = world.mark();
     world.delete(ROLE).await;
     world.gone(ROLE, PATIENCE).await;
     assert_eq!(world.vault_writes_since(mark), []);
-    assert_eq!(both(&world).await, before);
+    assert_eq!(world.role_and_policy().await, before);
 
     world.role("web").apply().await;
     world.ready(ROLE).await;
-    let after = both(&world).await;
+    let after = world.role_and_policy().await;
     assert_eq!(after.0, before.0);
     world.delete(ROLE).await;
     world.gone(ROLE, PATIENCE).await;
-    assert_eq!(both(&world).await, (None, None));
+    assert_eq!(world.role_and_policy().await, (None, None));
 }
 
 async fn a_suspended_role_asks_nothing_and_writes_nothing(world: World) {
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready(ROLE).await;
+    world.with_role().await;
     let suspended = world.role("web").with("spec.suspend", true);
     suspended.apply().await;
     world.becomes(ROLE, "Ready", "False", "Suspended").await;
     world.becomes(ROLE, "Stalled", "True", "Suspended").await;
     let name = world.iam_role("web");
     world.write(&role_path(&world, &name), json!({"token_ttl": "17m"})).await;
-    let changed = both(&world).await;
+    let changed = world.role_and_policy().await;
     let mark = world.mark();
     suspended.with("spec.token.ttl", "1h").apply().await;
     world.becomes(ROLE, "Ready", "False", "Suspended").await;
     let mut requests = world.vault_requests_since(mark);
     requests.retain(|one| one.path.contains("/role/") || one.path.contains("/acl/"));
     assert_eq!(requests, []);
-    assert_eq!(both(&world).await, changed);
+    assert_eq!(world.role_and_policy().await, changed);
     let status = world.get(ROLE).await.expect("the role")["status"].take();
     assert_eq!(status["vaultRole"], name.as_str(), "what is known of it is kept");
     world.role("web").apply().await;
     world.ready(ROLE).await;
-    assert_eq!(both(&world).await.0.expect("the role")["token_ttl"], 0);
+    assert_eq!(world.role_and_policy().await.0.expect("the role")["token_ttl"], 0);
 }
 
 async fn a_suspended_role_is_still_cleaned_up(world: World) {
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready(ROLE).await;
+    world.with_role().await;
     world.role("web").with("spec.suspend", true).apply().await;
     world.becomes(ROLE, "Ready", "False", "Suspended").await;
     world.delete(ROLE).await;
     world.gone(ROLE, PATIENCE).await;
-    assert_eq!(both(&world).await, (None, None));
+    assert_eq!(world.role_and_policy().await, (None, None));
 }

@@ -31,7 +31,7 @@ use vault_aws_operator::{
 
 use crate::{
     audit::{self, KubernetesRequest, Mark, VaultRequest},
-    certificates::Issued,
+    certificates::{Authority, Issued},
     manifest::{Manifest, api_of},
     stage::Stage,
 };
@@ -243,6 +243,13 @@ impl World {
         Manifest::new(self, value)
     }
 
+    /// Applies backend and role `web`, and waits until the role is ready.
+    pub(crate) async fn with_role(&self) {
+        self.backend().apply().await;
+        self.role("web").apply().await;
+        self.ready("vaultawsrole/web").await;
+    }
+
     /// Applies backend, role and sync `web`, and waits until all are ready.
     pub(crate) async fn with_web(&self) {
         self.backend().apply().await;
@@ -251,6 +258,16 @@ impl World {
         self.ready(&self.backend_ref()).await;
         self.ready("vaultawsrole/web").await;
         self.ready("vaultcertsync/web").await;
+    }
+
+    /// As [`World::with_web`], once the sync has delivered one certificate, `tls`.
+    pub(crate) async fn with_delivered(&self) -> (Authority, Issued) {
+        let authority = Authority::new("World CA");
+        let issued = authority.issue("web.example.com");
+        self.put_certificate("web", "tls", &issued).await;
+        self.with_web().await;
+        self.delivered("web-tls", &issued).await;
+        (authority, issued)
     }
 
     /// Applies YAML documents, those of namespaced kinds in this world's namespace.
@@ -343,6 +360,32 @@ impl World {
         let path = format!("{}/metadata/{directory}/{name}", self.kv_mount());
         let (status, _) = self.vault().delete(&path).await.expect("Vault");
         assert_eq!(status, 204, "deleting {path}");
+    }
+
+    /// Path of the Vault role of this IAM role, as the templates name it.
+    pub(crate) fn role_path(&self, iam_role: &str) -> String {
+        format!("auth/{}/role/{}", self.auth_mount(), self.iam_role(iam_role))
+    }
+
+    /// Path of its policy.
+    pub(crate) fn policy_path(&self, iam_role: &str) -> String {
+        format!("sys/policies/acl/{}", self.policy_name(&self.iam_role(iam_role)))
+    }
+
+    /// Role and policy `web` as Vault has them.
+    pub(crate) async fn role_and_policy(&self) -> (Option<Value>, Option<Value>) {
+        (self.read(&self.role_path("web")).await, self.read(&self.policy_path("web")).await)
+    }
+
+    /// A role `web` that somebody else wrote, and that holds nothing of ours.
+    pub(crate) async fn write_foreign_role(&self) {
+        let foreign = json!({
+            "auth_type": "iam",
+            "bound_iam_principal_arn": [self.iam_arn(ACCOUNT, "web")],
+            "resolve_aws_unique_ids": false,
+            "token_policies": ["somebody-elses"],
+        });
+        self.write(&self.role_path("web"), foreign).await;
     }
 
     /// A role at the auth mount, as Vault has it.

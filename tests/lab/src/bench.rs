@@ -172,17 +172,7 @@ impl Bench<'_> {
         let mark = Mark::now(&stage.lab);
         let syncs = stage.api(Kind::Sync);
         let begun = Instant::now();
-        let creating = async {
-            stream::iter(names(count).map(|name| sync(&name)))
-                .map(|object| {
-                    let syncs = syncs.clone();
-                    async move { syncs.create(&PostParams::default(), &object).await.map(drop) }
-                })
-                .buffer_unordered(CONCURRENCY)
-                .try_collect::<()>()
-                .await
-                .doing(|| "creating VaultCertSyncs".to_owned())
-        };
+        let creating = create_all(&syncs, names(count).map(|name| sync(&name)), CONCURRENCY);
         story.step(&format!("{count} VaultCertSync are created"), creating).await?;
         let created = begun.elapsed();
         let waiting = all_ready(&syncs, count, 1);
@@ -278,20 +268,8 @@ impl Bench<'_> {
         let (story, stage, count) = (self.story, self.stage, self.count());
         let syncs = stage.api(Kind::Sync);
         let interval = format!("{}s", INTERVAL.as_secs());
-        let patch = Patch::Merge(json!({"spec": {"refreshInterval": interval}}));
         let patching = async {
-            stream::iter(names(count))
-                .map(|name| {
-                    let (syncs, patch) = (&syncs, &patch);
-                    async move {
-                        syncs.patch(&name, &PatchParams::default(), patch).await.map(drop)
-                    }
-                })
-                .buffer_unordered(CONCURRENCY)
-                .try_collect::<()>()
-                .await
-                .doing(|| "patching VaultCertSyncs".to_owned())?;
-            all_ready(&syncs, count, 2).await?;
+            refresh_every(&syncs, count, &interval, CONCURRENCY).await?;
             // What was late because of the change is caught up with.
             tokio::time::sleep(REST).await;
             Ok(())
@@ -382,6 +360,39 @@ async fn fill(stage: &Stage, count: usize) -> Result<()> {
         .buffer_unordered(CONCURRENCY)
         .try_collect()
         .await
+}
+
+/// Creates these syncs, so many at once.
+async fn create_all(
+    syncs: &Api<DynamicObject>,
+    objects: impl Iterator<Item = DynamicObject>,
+    at_once: usize,
+) -> Result<()> {
+    stream::iter(objects)
+        .map(|object| async move { syncs.create(&PostParams::default(), &object).await.map(drop) })
+        .buffer_unordered(at_once)
+        .try_collect::<()>()
+        .await
+        .doing(|| "creating VaultCertSyncs".to_owned())
+}
+
+/// Gives the syncs another interval, so many at once, and waits until all are Ready by it.
+async fn refresh_every(
+    syncs: &Api<DynamicObject>,
+    count: usize,
+    interval: &str,
+    at_once: usize,
+) -> Result<()> {
+    let patch = &Patch::Merge(json!({"spec": {"refreshInterval": interval}}));
+    stream::iter(names(count))
+        .map(|name| async move {
+            syncs.patch(&name, &PatchParams::default(), patch).await.map(drop)
+        })
+        .buffer_unordered(at_once)
+        .try_collect::<()>()
+        .await
+        .doing(|| "patching VaultCertSyncs".to_owned())?;
+    all_ready(syncs, count, 2).await
 }
 
 /// Waits until so many syncs say of that generation, or a later one, that they are Ready.

@@ -29,13 +29,13 @@ use jiff::{SignedDuration, Timestamp, fmt::rfc2822::DateTimePrinter};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::{Notify, watch},
-    task::JoinHandle,
 };
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
+    door::Door,
     error::{Doing as _, Result},
     lab::Lab,
     pki::Holder,
@@ -72,6 +72,12 @@ struct Wish {
     fault: Option<Fault>,
     /// How often everything fell silent: a connection that was open then stays silent for good.
     silences: u64,
+}
+
+impl Wish {
+    fn is_open(&self) -> bool {
+        self.fault != Some(Fault::Refuse)
+    }
 }
 
 /// An answer that the server never gave.
@@ -171,9 +177,7 @@ pub struct FrontRequest {
 pub struct Front {
     address: SocketAddr,
     shared: Arc<Shared>,
-    wanted: watch::Sender<Wish>,
-    listening: watch::Receiver<bool>,
-    task: JoinHandle<()>,
+    door: Door<Wish>,
     _port: Ports<1>,
 }
 
@@ -260,8 +264,7 @@ impl Front {
         let port = Ports::<1>::reserve()?;
         let [number] = port.numbers;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, number));
-        let doing = || format!("listening on {address} before {upstream}");
-        let listener = TcpListener::bind(address).await.doing(doing)?;
+        let doing = format!("listening on {address} before {upstream}");
         let trust = Trust { ca: Some(lab.ca_path()), identity: None };
         let shared = Arc::new(Shared {
             http: trust.client(UPSTREAM_LIMIT)?,
@@ -270,10 +273,11 @@ impl Front {
             held: Notify::new(),
             state: Mutex::default(),
         });
-        let (wanted, wish) = watch::channel(Wish::default());
-        let (report, listening) = watch::channel(true);
-        let task = tokio::spawn(serve(listener, address, wish, report, Arc::clone(&shared)));
-        Ok(Self { address, shared, wanted, listening, task, _port: port })
+        let known = Arc::clone(&shared);
+        let talk = move |stream, wish| talk(stream, wish, Arc::clone(&known));
+        let door = Door::open(address, Wish::default(), Wish::is_open, talk).await;
+        let door = door.doing(|| doing)?;
+        Ok(Self { address, shared, door, _port: port })
     }
 
     /// For example `https://127.0.0.1:20010`.
@@ -283,29 +287,23 @@ impl Front {
 
     /// From now on all connections suffer this.
     pub async fn suffer(&self, fault: Fault) {
-        self.wanted.send_modify(|wish| {
+        let change = |wish: &mut Wish| {
             wish.fault = Some(fault);
             wish.silences += u64::from(fault == Fault::Blackhole);
-        });
-        self.settle(fault != Fault::Refuse).await;
+        };
+        self.door.wish(change).await;
     }
 
     /// Ends [`Front::suffer`]. Connections that fell silent stay silent: a network that comes back
     /// does not bring back what it swallowed.
     pub async fn heal(&self) {
-        self.wanted.send_modify(|wish| wish.fault = None);
-        self.settle(true).await;
+        self.door.wish(|wish| wish.fault = None).await;
     }
 
     /// Cuts the connections that are open now, silently: no more bytes, and no end either.
     pub async fn fall_silent_once(&self) {
         self.suffer(Fault::Blackhole).await;
         self.heal().await;
-    }
-
-    async fn settle(&self, open: bool) {
-        // An error means that the task is gone, and with it the port.
-        let _ = self.listening.clone().wait_for(|listening| *listening == open).await;
     }
 
     /// Answers so from now on; earlier replies go first.
@@ -362,12 +360,6 @@ impl Front {
     }
 }
 
-impl Drop for Front {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 fn acceptor(lab: &Lab, holder: Holder) -> Result<TlsAcceptor> {
     let doing = || "reading the certificate of a front".to_owned();
     let (certificate, key) = lab.certificate_files(holder);
@@ -383,45 +375,6 @@ fn acceptor(lab: &Lab, holder: Holder) -> Result<TlsAcceptor> {
         .doing(doing)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-/// Accepts connections, unless it is to refuse them, and binds the port anew afterwards.
-async fn serve(
-    listener: TcpListener,
-    address: SocketAddr,
-    mut wish: watch::Receiver<Wish>,
-    report: watch::Sender<bool>,
-    shared: Arc<Shared>,
-) {
-    let mut listener = Some(listener);
-    loop {
-        let open = wish.borrow_and_update().fault != Some(Fault::Refuse);
-        match (&listener, open) {
-            (Some(_), false) => listener = None,
-            (None, true) => match TcpListener::bind(address).await {
-                Ok(bound) => listener = Some(bound),
-                // The port is ours: it comes free in a moment.
-                Err(_) => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
-            },
-            _ => {}
-        }
-        report.send_replace(open);
-        let next = async {
-            match &listener {
-                Some(listener) => listener.accept().await.ok(),
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            changed = wish.changed() => if changed.is_err() { return },
-            connection = next => if let Some((stream, _)) = connection {
-                tokio::spawn(talk(stream, wish.clone(), Arc::clone(&shared)));
-            },
-        }
-    }
 }
 
 /// Serves one connection until it ends, or a fault ends it.

@@ -15,10 +15,9 @@
 //! labs without a test, [`vault`], [`aws`], `kubernetes` and [`sts`] how tests talk to the servers,
 //! [`namespaces`] a front of Vault that looks as if it had namespaces,
 //! `oidc` whose tokens STS believes, [`vending`] an agent that hands out credentials, [`proxy`]
-//! Vault's own proxy, [`front`] the faults of a network, [`installation`] and [`operator`] how the
-//! operator is installed and run, `cargo` how it is built, [`audit`] what was asked of the servers;
-//! [`demo`] tells its story,
-//! [`bench`](mod@bench) measures it.
+//! Vault's own proxy, [`front`] the faults of a network, `door` a port that closes and opens,
+//! [`installation`] and [`operator`] how the operator is installed and run, `cargo` how it is built,
+//! [`audit`] what was asked of the servers; [`demo`] tells its story, [`bench`](mod@bench) measures it.
 
 pub mod audit;
 pub mod aws;
@@ -27,6 +26,7 @@ mod cargo;
 mod certificates;
 pub mod demo;
 pub mod detached;
+mod door;
 mod error;
 mod files;
 mod folder;

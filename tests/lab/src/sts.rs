@@ -25,14 +25,11 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinHandle,
-};
+use tokio::{net::TcpStream, sync::watch};
 
 use crate::{
     aws::Aws,
+    door::Door,
     error::{Doing as _, Result},
     oidc::{self, Refusal, Token},
     web::Trust,
@@ -66,9 +63,7 @@ pub struct StsRequest {
 pub struct StsFront {
     url: String,
     shared: Arc<Shared>,
-    wanted: watch::Sender<bool>,
-    listening: watch::Receiver<bool>,
-    task: JoinHandle<()>,
+    door: Door<bool>,
 }
 
 #[derive(Debug)]
@@ -129,14 +124,14 @@ impl StsFront {
         issuer: Issuer,
     ) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let listener =
-            TcpListener::bind(address).await.doing(|| format!("listening on {address} for STS"))?;
         let http = Trust::default().client(Duration::from_secs(60))?;
         let shared = Arc::new(Shared { upstream, http, aws, issuer, state: Mutex::default() });
-        let (wanted, wish) = watch::channel(true);
-        let (report, listening) = watch::channel(true);
-        let task = tokio::spawn(serve(listener, address, wish, report, Arc::clone(&shared)));
-        Ok(Self { url: format!("http://{address}"), shared, wanted, listening, task })
+        let known = Arc::clone(&shared);
+        let talk = move |stream, wish| talk(stream, wish, Arc::clone(&known));
+        let door = Door::open(address, true, |open| *open, talk)
+            .await
+            .doing(|| format!("listening on {address} for STS"))?;
+        Ok(Self { url: format!("http://{address}"), shared, door })
     }
 
     /// The URL for Vault's `sts_endpoint` and the operator's `AWS_ENDPOINT_URL_STS`.
@@ -185,63 +180,12 @@ impl StsFront {
 
     /// Drops all connections and refuses new ones. Returns when the port is closed.
     pub async fn refuse(&self) {
-        self.switch(false).await;
+        self.door.wish(|open| *open = false).await;
     }
 
     /// Ends [`StsFront::refuse`]. Returns when the port is open.
     pub async fn accept(&self) {
-        self.switch(true).await;
-    }
-
-    async fn switch(&self, open: bool) {
-        self.wanted.send_replace(open);
-        // An error means that the task is gone, and with it the port.
-        let _ = self.listening.clone().wait_for(|listening| *listening == open).await;
-    }
-}
-
-impl Drop for StsFront {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// Accepts connections while that is wished, and binds the port anew afterwards.
-async fn serve(
-    listener: TcpListener,
-    address: SocketAddr,
-    mut wish: watch::Receiver<bool>,
-    report: watch::Sender<bool>,
-    shared: Arc<Shared>,
-) {
-    let mut listener = Some(listener);
-    loop {
-        let open = *wish.borrow_and_update();
-        match (&listener, open) {
-            (Some(_), false) => listener = None,
-            (None, true) => match TcpListener::bind(address).await {
-                Ok(bound) => listener = Some(bound),
-                // The port is the lab's own: it comes free in a moment.
-                Err(_) => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
-            },
-            _ => {}
-        }
-        report.send_replace(open);
-        let next = async {
-            match &listener {
-                Some(listener) => listener.accept().await.ok(),
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            changed = wish.changed() => if changed.is_err() { return },
-            connection = next => if let Some((stream, _)) = connection {
-                tokio::spawn(talk(stream, wish.clone(), Arc::clone(&shared)));
-            },
-        }
+        self.door.wish(|open| *open = true).await;
     }
 }
 

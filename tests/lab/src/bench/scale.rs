@@ -25,8 +25,8 @@ use kube::{
 use serde_json::json;
 
 use super::{
-    Asked, REST, all_ready, bytes, circumstances, entry, kinds_of_kubernetes, kinds_of_vault,
-    names, on_stage, seconds, seen, table::Table,
+    Asked, REST, all_ready, bytes, circumstances, create_all, entry, kinds_of_kubernetes,
+    kinds_of_vault, names, on_stage, refresh_every, seconds, seen, table::Table,
 };
 use crate::{
     audit::{KubernetesRequest, Mark},
@@ -187,7 +187,8 @@ impl Bench<'_> {
                 .create(&PostParams::default(), &namespace)
                 .await
                 .doing(|| format!("creating namespace {BARE_NAMESPACE}"))?;
-            create_all(&syncs, names(BARE_RESOURCES).map(|name| sync(&name, BARE_NAMESPACE))).await
+            let objects = names(BARE_RESOURCES).map(|name| sync(&name, BARE_NAMESPACE));
+            create_all(&syncs, objects, LOADERS).await
         };
         self.story.step("resources for a bare client are created", preparing).await?;
         let create = async |name: String| {
@@ -259,7 +260,7 @@ impl Bench<'_> {
         let watching = tokio::spawn(all_correct(stage.lab.kube(), count, expected(&self.issued)));
         tokio::time::sleep(Duration::from_millis(500)).await;
         let begun = Instant::now();
-        let creating = create_all(&syncs, names(count).map(|name| sync(&name, TEAM)));
+        let creating = create_all(&syncs, names(count).map(|name| sync(&name, TEAM)), LOADERS);
         story.step(&format!("{count} VaultCertSync are created"), creating).await?;
         let created = begun.elapsed();
         let limit = PATIENCE + Duration::from_secs(count as u64) / 10;
@@ -368,20 +369,8 @@ impl Bench<'_> {
         let (story, stage, count) = (self.story, self.stage, self.count());
         let syncs = stage.api(Kind::Sync);
         let interval = format!("{}s", INTERVAL.as_secs());
-        let patch = Patch::Merge(json!({"spec": {"refreshInterval": interval}}));
         let patching = async {
-            stream::iter(names(count))
-                .map(|name| {
-                    let (syncs, patch) = (&syncs, &patch);
-                    async move {
-                        syncs.patch(&name, &PatchParams::default(), patch).await.map(drop)
-                    }
-                })
-                .buffer_unordered(LOADERS)
-                .try_collect::<()>()
-                .await
-                .doing(|| "patching VaultCertSyncs".to_owned())?;
-            all_ready(&syncs, count, 2).await?;
+            refresh_every(&syncs, count, &interval, LOADERS).await?;
             // What was late because of the change is caught up with.
             tokio::time::sleep(INTERVAL / 4).await;
             Ok(())
@@ -428,18 +417,6 @@ fn lists(asked: &Asked) -> usize {
         .filter(|one| one.verb == "list")
         .filter(|one| matches!(one.resource.as_str(), "secrets" | "vaultcertsyncs"))
         .count()
-}
-
-async fn create_all(
-    syncs: &Api<DynamicObject>,
-    objects: impl Iterator<Item = DynamicObject>,
-) -> Result<()> {
-    stream::iter(objects)
-        .map(|object| async move { syncs.create(&PostParams::default(), &object).await.map(drop) })
-        .buffer_unordered(LOADERS)
-        .try_collect::<()>()
-        .await
-        .doing(|| "creating VaultCertSyncs".to_owned())
 }
 
 /// Without `*`, so that nothing has to be listed.
