@@ -51,7 +51,7 @@ use self::{
     pass::{Cleanup, Next, Note, Outcome, Reconcile, Status},
     queue::{Queue, Urgency},
     report::{Failure, Reporter, Written, judge},
-    watch::{Event, Kind, Store, Watched},
+    watch::{Event, Kind, Store, Watched, read_object},
 };
 use crate::{
     clock,
@@ -550,8 +550,7 @@ impl<R: Reconcile> Pass<R> {
                 self.reporter.notes(resource, &report.notes, self.now).await;
                 (report.result, written, Some(report.next))
             }
-            Ok(Written::Changed(mut current)) => {
-                current.meta_mut().managed_fields = None;
+            Ok(Written::Changed(current)) => {
                 self.reporter.notes(resource, &report.notes, self.now).await;
                 (report.result, Some(current), Some(report.next))
             }
@@ -605,12 +604,12 @@ impl<R: Reconcile> Pass<R> {
         let request = Request::new(R::Resource::url_path(&(), meta.namespace.as_deref()))
             .patch(name, &params, &patch)
             .map_err(|error| unreachable_kubernetes(chain(&error)))?;
-        let answer = self.reporter.client().request::<R::Resource>(request);
-        match timeout(FINALIZER_TIMEOUT, answer).await {
-            Ok(Ok(mut changed)) => {
-                changed.meta_mut().managed_fields = None;
-                Ok(Finalizer::Changed(Box::new(changed)))
-            }
+        let changing = async {
+            let text = self.reporter.client().request_text(request).await?;
+            read_object::<R::Resource>(&text).map_err(kube::Error::SerdeError)
+        };
+        match timeout(FINALIZER_TIMEOUT, changing).await {
+            Ok(Ok(changed)) => Ok(Finalizer::Changed(Box::new(changed))),
             Ok(Err(kube::Error::Api(said))) if said.code == 404 => Ok(Finalizer::Gone),
             Ok(Err(kube::Error::Api(said))) if said.code == 409 => Ok(Finalizer::Outrun),
             Ok(Err(error)) => Err(unreachable_kubernetes(chain(&error))),

@@ -9,6 +9,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{HeaderValue, header::ACCEPT};
 use jiff::Timestamp;
 use k8s_openapi::{
     ByteString,
@@ -18,6 +19,7 @@ use k8s_openapi::{
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    core::{PartialObjectMeta, Request},
 };
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
@@ -30,6 +32,10 @@ use crate::crd::{CertificateStatus, MANAGER, SyncReason};
 
 /// How long one request to the API server may take.
 const KUBERNETES_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// <https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables>
+const METADATA_ONLY: HeaderValue =
+    HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
 
 /// How the plan ended.
 #[derive(Debug, Default)]
@@ -101,8 +107,8 @@ pub async fn apply(
             }
         };
         match result {
-            Ok(secret) => {
-                let now_seen = seen(&secret.metadata);
+            Ok(metadata) => {
+                let now_seen = seen(&metadata);
                 status.secret_resource_version = Some(now_seen.resource_version.clone());
                 view.written(&name, now_seen);
                 applied.written.push(name);
@@ -152,7 +158,7 @@ async fn create(
     name: &str,
     payload: Payload,
     owner: &OwnerReference,
-) -> Result<Secret, Failure> {
+) -> Result<ObjectMeta, Failure> {
     let secret = Secret {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
@@ -173,7 +179,9 @@ async fn create(
     };
     let parameters =
         PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-    bounded(name, api.create(&parameters, &secret)).await
+    // Serialisation of a Secret cannot fail.
+    let body = serde_json::to_vec(&secret).unwrap_or_default();
+    write(api, name, Request::new(api.resource_url()).create(&parameters, body)).await
 }
 
 /// What to say of a Secret that was there already, if it is ours.
@@ -232,10 +240,11 @@ fn nulls(keys: &[String]) -> Map<String, Value> {
     keys.iter().map(|key| (key.clone(), Value::Null)).collect()
 }
 
-async fn update(api: &Api<Secret>, name: &str, body: &Value) -> Result<Secret, Failure> {
+async fn update(api: &Api<Secret>, name: &str, body: &Value) -> Result<ObjectMeta, Failure> {
     let parameters =
         PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-    bounded(name, api.patch(name, &parameters, &Patch::Merge(body))).await
+    let request = Request::new(api.resource_url()).patch(name, &parameters, &Patch::Merge(body));
+    write(api, name, request).await
 }
 
 async fn delete(
@@ -267,12 +276,20 @@ async fn delete(
     }
 }
 
-async fn bounded(
+/// Sends a write; the Secret's metadata as it stands then. The answer holds nothing else: the key that
+/// was sent need not come back.
+async fn write(
+    api: &Api<Secret>,
     name: &str,
-    request: impl Future<Output = kube::Result<Secret>>,
-) -> Result<Secret, Failure> {
-    match timeout(KUBERNETES_TIMEOUT, request).await {
-        Ok(Ok(secret)) => Ok(secret),
+    request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+) -> Result<ObjectMeta, Failure> {
+    let writing = async {
+        let mut request = request.map_err(kube::Error::BuildRequest)?;
+        request.headers_mut().insert(ACCEPT, METADATA_ONLY);
+        api.clone().into_client().request::<PartialObjectMeta<Secret>>(request).await
+    };
+    match timeout(KUBERNETES_TIMEOUT, writing).await {
+        Ok(Ok(secret)) => Ok(secret.metadata),
         Ok(Err(error)) => Err(failure(name, &error)),
         Err(_) => Err(Failure {
             reason: SyncReason::KubernetesError,

@@ -36,7 +36,7 @@ use super::{
     condition::{self, MESSAGE_LIMIT, READY},
     is_older,
     pass::{Next, Note, Outcome, Progress, Status, Verdict},
-    watch::Kind,
+    watch::{Kind, read_object},
 };
 use crate::{
     crd::MANAGER,
@@ -274,7 +274,11 @@ impl Reporter {
         let request = Request::new(K::url_path(&(), meta.namespace.as_deref()))
             .patch_subresource("status", name, &PatchParams::apply(MANAGER).force(), &patch)
             .map_err(|error| Error::Write(kube::Error::BuildRequest(error)))?;
-        let answer = timeout(WRITE_TIMEOUT, self.client.request::<K>(request)).await;
+        let writing = async {
+            let text = self.client.request_text(request).await?;
+            read_object::<K>(&text).map_err(kube::Error::SerdeError)
+        };
+        let answer = timeout(WRITE_TIMEOUT, writing).await;
         let (result, written) = match answer {
             Ok(Ok(object)) if object.meta().uid != meta.uid => ("gone", Ok(Written::Gone)),
             Ok(Ok(object)) => ("ok", Ok(Written::Changed(Box::new(object)))),

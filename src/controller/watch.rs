@@ -27,6 +27,7 @@ mod read;
 mod store;
 mod tell;
 
+pub(super) use self::read::read_object;
 use self::{
     follow::{Follower, Progress},
     read::Guarded,

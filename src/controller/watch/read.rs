@@ -13,6 +13,14 @@ use serde_json::{Map, Value};
 
 use super::{Kind, object_ref, reference};
 
+/// Reads an object, without its `managedFields`.
+pub(in crate::controller) fn read_object<K: DeserializeOwned>(text: &str) -> serde_json::Result<K> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let object = reader.deserialize_map(Without(None))?;
+    reader.end()?;
+    serde_json::from_value(object)
+}
+
 /// Reads a list, and hands its objects over one by one: typed, a page is several times its text.
 pub(super) fn read_list<K: DeserializeOwned>(
     text: &[u8],
