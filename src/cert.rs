@@ -56,7 +56,7 @@ use crate::{
     fault::{Fault, Retry, chain},
     lock::lock,
     telemetry::{CERTIFICATE, CertificateReading, Metrics},
-    vault::Caller,
+    vault::{Caller, Tenant},
 };
 
 /// The shortest interval between looks at the source.
@@ -288,7 +288,7 @@ impl Certs {
         let account = identity::account(&self.accounts, &namespace, &name, &desired.identity);
         let account = aside(account).await?;
         let api = Api::<Secret>::namespaced(self.client.clone(), &namespace);
-        let vault = self.connections.client(&backend).await?;
+        let vault = self.connections.client(&backend, Tenant::of(&namespace)).await?;
         let place = Place {
             backend: BackendKey::of(&backend),
             namespace: &namespace,

@@ -34,7 +34,7 @@ use crate::{
     },
     fault::{Fault, Retry, chain},
     lock::lock,
-    vault::{AwsRefusal, Caller, aws_refusal, policies},
+    vault::{AwsRefusal, Caller, Tenant, aws_refusal, policies},
 };
 
 pub mod adopt;
@@ -237,7 +237,7 @@ impl Roles {
         desired: &Desired,
         now: Timestamp,
     ) -> Result<Outcome<VaultAwsRoleStatus>, Error> {
-        let vault = self.connections.operator(backend).await?;
+        let vault = self.connections.operator(backend, tenant(role)).await?;
         if let Some(refusal) = desired.guards(&self.connections.own_policies(backend)) {
             return Ok(Hold::from(refusal).outcome(role));
         }
@@ -306,7 +306,7 @@ impl Roles {
             outcome.verdicts.extend(last);
             return Ok(());
         }
-        let client = self.connections.client(backend).await?;
+        let client = self.connections.client(backend, tenant(role)).await?;
         let place = (desired.names.mount.as_str(), desired.names.role.as_str());
         // A login is rare and its future large.
         let tried = Box::pin(verify::log_in(&self.ambient, &client, place, verify)).await;
@@ -488,7 +488,7 @@ impl Roles {
         names: &Names,
         cluster: &str,
     ) -> Result<Plan, Error> {
-        let vault = self.connections.operator(backend).await?;
+        let vault = self.connections.operator(backend, tenant(role)).await?;
         let observed = observe::observe(&vault, names).await?;
         let owner = names.marker(role, cluster);
         let removable = claim::removable(names, &owner, recorded_id(role), &observed);
@@ -555,6 +555,11 @@ fn is_written(role: &VaultAwsRole) -> bool {
 }
 
 /// The ID of the role as the last pass that found it ours recorded it.
+/// On whose behalf Vault is asked.
+fn tenant(role: &VaultAwsRole) -> Tenant {
+    Tenant::of(role.metadata.namespace.as_deref().unwrap_or_default())
+}
+
 fn recorded_id(role: &VaultAwsRole) -> Option<&str> {
     role.status.as_ref()?.role_id.as_deref()
 }

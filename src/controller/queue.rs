@@ -9,11 +9,13 @@
 
 use std::{
     borrow::Borrow,
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     hash::Hash,
 };
 
 use tokio::time::Instant;
+
+use crate::turns::Turns;
 
 /// Why an object is in the queue, the most urgent first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -45,61 +47,33 @@ struct Slot {
 struct File<T> {
     /// What is not due yet, as far as anybody looked.
     by_time: BTreeMap<Due, T>,
-    /// What is due, by tenant. None is empty.
-    lanes: HashMap<u64, BTreeMap<Due, T>>,
-    /// The tenants that have a lane, the next one first.
-    turns: VecDeque<u64>,
+    /// What is due, by tenant.
+    due: Turns<u64, Due, T>,
     passed_over: u8,
 }
 
 impl<T> File<T> {
     fn new() -> Self {
-        let (by_time, lanes, turns) = (BTreeMap::new(), HashMap::new(), VecDeque::new());
-        Self { by_time, lanes, turns, passed_over: 0 }
+        Self { by_time: BTreeMap::new(), due: Turns::new(), passed_over: 0 }
     }
 
     /// Has what is due by now wait in its tenant's lane; whether there is any.
     fn ripen(&mut self, now: Instant, tenant: fn(&T) -> u64) -> bool {
         while let Some(entry) = self.by_time.first_entry().filter(|entry| entry.key().0 <= now) {
             let (due, object) = entry.remove_entry();
-            let tenant = tenant(&object);
-            let lane = self.lanes.entry(tenant).or_default();
-            if lane.is_empty() {
-                self.turns.push_back(tenant);
-            }
-            lane.insert(due, object);
+            self.due.insert(tenant(&object), due, object);
         }
-        !self.turns.is_empty()
-    }
-
-    /// The oldest of the tenant whose turn it is.
-    fn next(&mut self) -> Option<T> {
-        let tenant = self.turns.pop_front()?;
-        let lane = self.lanes.get_mut(&tenant)?;
-        let (_, object) = lane.pop_first()?;
-        if lane.is_empty() {
-            self.lanes.remove(&tenant);
-        } else {
-            self.turns.push_back(tenant);
-        }
-        Some(object)
+        !self.due.is_empty()
     }
 
     fn remove(&mut self, due: &Due, tenant: u64) {
-        if self.by_time.remove(due).is_some() {
-            return;
-        }
-        let Some(lane) = self.lanes.get_mut(&tenant) else { return };
-        lane.remove(due);
-        if lane.is_empty() {
-            self.lanes.remove(&tenant);
-            self.turns.retain(|other| *other != tenant);
+        if self.by_time.remove(due).is_none() {
+            self.due.remove(&tenant, due);
         }
     }
 
     fn first(&self) -> Option<Instant> {
-        let waiting = self.lanes.values().filter_map(|lane| Some(lane.first_key_value()?.0.0));
-        waiting.chain(self.by_time.first_key_value().map(|(due, _)| due.0)).min()
+        self.due.firsts().chain(self.by_time.keys().next()).map(|due| due.0).min()
     }
 }
 
@@ -160,7 +134,7 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         }
         let file = &mut self.files[chosen];
         file.passed_over = 0;
-        let object = file.next()?;
+        let object = file.due.next()?;
         if let Some(slot) = self.slots.get_mut(&object) {
             slot.due = None;
             slot.running = true;
