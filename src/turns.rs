@@ -38,7 +38,13 @@ impl<L: Clone + Eq + Hash, K: Ord, T> Turns<L, K, T> {
 
     /// Takes the first of the lane whose turn it is; the lane's next turn comes after all others.
     pub(crate) fn next(&mut self) -> Option<T> {
-        let lane = self.turns.pop_front()?;
+        self.next_of(|_| true)
+    }
+
+    /// The same among these lanes; the others keep their turns.
+    pub(crate) fn next_of(&mut self, may: impl Fn(&L) -> bool) -> Option<T> {
+        let turn = self.turns.iter().position(may)?;
+        let lane = self.turns.remove(turn)?;
         let waiting = self.lanes.get_mut(&lane)?;
         let (_, item) = waiting.pop_first()?;
         if waiting.is_empty() {
@@ -60,13 +66,14 @@ impl<L: Clone + Eq + Hash, K: Ord, T> Turns<L, K, T> {
         item
     }
 
-    /// The first key of each lane.
-    pub(crate) fn firsts(&self) -> impl Iterator<Item = &K> {
-        self.lanes.values().filter_map(|lane| lane.first_key_value().map(|(key, _)| key))
+    /// Each lane with its first key.
+    pub(crate) fn firsts(&self) -> impl Iterator<Item = (&L, &K)> {
+        self.lanes.iter().filter_map(|(lane, waiting)| Some((lane, waiting.first_key_value()?.0)))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.turns.is_empty()
+    /// The lanes in which somebody waits.
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = &L> {
+        self.turns.iter()
     }
 }
 
@@ -83,7 +90,19 @@ mod tests {
         assert_eq!(turns.peek(), Some((&b'a', &1, &"a1")));
         let order: Vec<_> = std::iter::from_fn(|| turns.next()).collect();
         assert_eq!(order, ["a1", "b1", "c1", "a2", "b2", "a3"]);
-        assert!(turns.is_empty());
+        assert_eq!(turns.lanes().next(), None);
+    }
+
+    #[test]
+    fn a_lane_that_may_not_go_keeps_its_turn() {
+        let mut turns = Turns::new();
+        for (key, item) in [(1, "a1"), (2, "b1"), (3, "c1"), (4, "b2")] {
+            turns.insert(item.as_bytes()[0], key, item);
+        }
+        let but_a = |lane: &u8| *lane != b'a';
+        assert_eq!([turns.next_of(but_a), turns.next_of(but_a)], [Some("b1"), Some("c1")]);
+        assert_eq!(turns.next_of(|_| false), None);
+        assert_eq!([turns.next(), turns.next(), turns.next()], [Some("a1"), Some("b2"), None]);
     }
 
     #[test]
@@ -95,7 +114,7 @@ mod tests {
         assert_eq!(turns.remove(&b'a', &1), Some("a1"));
         assert_eq!(turns.remove(&b'a', &1), None);
         assert_eq!(turns.remove(&b'b', &3), Some("b1"));
-        assert_eq!(turns.firsts().min(), Some(&2));
+        assert_eq!(turns.firsts().min_by_key(|(_, key)| *key), Some((&b'a', &2)));
         assert_eq!([turns.next(), turns.next(), turns.next()], [Some("a2"), Some("c1"), None]);
     }
 }

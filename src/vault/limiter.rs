@@ -555,7 +555,7 @@ mod tests {
             line.leave(place);
         }
         assert_eq!(line.next(now + seconds(9)), Next::Rest);
-        assert!(line.tenants.is_empty() && line.operator.is_empty());
+        assert!(line.tenants.lanes().next().is_none() && line.operator.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
