@@ -41,7 +41,7 @@ use crate::{
     lock::lock,
     naming::server_id,
     telemetry::Metrics,
-    vault::{self, health},
+    vault::{self, Tenant, health},
 };
 
 /// Between two looks at Vault's health.
@@ -334,7 +334,7 @@ impl Backends {
     ) -> Result<(), Error> {
         let desired = Desired::parse(&backend.spec, server_id(&backend.spec))?;
         status.cluster_id = Some(self.cluster_id(backend)?);
-        let client = self.connections.client(backend).await?;
+        let client = self.connections.client(backend, Tenant::Operator).await?;
         let health = match health::read(&client).await {
             Ok(health) if health.initialized && !health.sealed => health,
             Ok(health) => {

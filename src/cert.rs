@@ -15,6 +15,7 @@ pub mod likeness;
 pub mod observe;
 pub mod pair;
 pub mod plan;
+pub mod round;
 pub mod secrets;
 pub mod validation;
 pub mod verdict;
@@ -38,9 +39,11 @@ use self::{
     apply::apply,
     desired::{Desired, References, Refusal},
     identity::{Identities, Place},
-    observe::observe,
+    observe::{Look, Reading, observe},
     plan::plan,
+    round::{Rounds, SyncKey, Wish},
     secrets::{Secrets, Unseen},
+    verdict::Extent,
 };
 use crate::{
     connection::{self, BackendKey, Connections},
@@ -51,13 +54,13 @@ use crate::{
         watch::Store,
     },
     crd::{
-        CertificateState, REFRESH_ANNOTATION, SyncReason, VaultAwsBackend, VaultAwsRole,
-        VaultCertSync, VaultCertSyncStatus,
+        REFRESH_ANNOTATION, SyncReason, VaultAwsBackend, VaultAwsRole, VaultCertSync,
+        VaultCertSyncStatus,
     },
     fault::{Fault, Retry, chain},
     lock::lock,
     telemetry::{CERTIFICATE, CertificateReading, Metrics},
-    vault::Caller,
+    vault::{self, Tenant, session::Session},
 };
 
 /// The shortest interval between looks at the source.
@@ -87,6 +90,11 @@ pub struct Certs {
     pub started: Timestamp,
     /// What is remembered of each sync.
     pub memory: Memory,
+    /// The readings that one pass was not enough for.
+    pub rounds: Rounds,
+    /// How long a pass may read certificates. The rest of its time is for the session before and the
+    /// writes after.
+    pub reading: Duration,
 }
 
 /// What the process remembers of each sync between passes.
@@ -220,7 +228,9 @@ impl Reconcile for Certs {
         let namespace = namespace.unwrap_or_default();
         self.secrets.forget(namespace, name);
         self.accounts.forget(namespace, name);
-        self.memory.lock().remove(&(namespace.to_owned(), name.to_owned()));
+        let key = (namespace.to_owned(), name.to_owned());
+        self.memory.lock().remove(&key);
+        self.rounds.end(&key);
         self.metrics.sync_gone(namespace, name);
     }
 }
@@ -289,7 +299,7 @@ impl Certs {
         let account = identity::account(&self.accounts, &namespace, &name, &desired.identity);
         let account = aside(account).await?;
         let api = Api::<Secret>::namespaced(self.client.clone(), &namespace);
-        let vault = self.connections.client(&backend).await?;
+        let vault = self.connections.client(&backend, Tenant::of(&namespace)).await?;
         let place = Place {
             backend: BackendKey::of(&backend),
             namespace: &namespace,
@@ -301,30 +311,31 @@ impl Certs {
         // Before anything is skipped: what no longer consents stops the sync.
         let key = self.identities.key(&desired, &place)?;
         let interval = interval(sync);
-        if self.is_settled(sync, &previous, &desired, &view, interval, now) {
+        let sync_key = sync_key(sync);
+        if !self.rounds.is_open(&sync_key)
+            && self.is_settled(sync, &previous, &desired, &view, interval, now)
+        {
             return Ok(settled(previous, interval, now));
         }
 
         let session = aside(self.identities.session(&key, &desired, &place)).await?;
         // Large, and many passes wait for a session at once: the rest has a place of its own.
         Box::pin(async {
-            let read = |caller: Caller| {
-                let (api, view, desired, previous) = (&api, &view, &desired, &previous);
-                async move { observe(&caller, api, view, desired, previous, now).await }
+            let round = self.rounds.resume(&sync_key, self.wish(sync, &desired), now);
+            let look = Look {
+                api: &api,
+                view: &view,
+                desired: &desired,
+                previous: &previous,
+                round: &round,
+                time: self.reading,
+                now,
             };
-            let observed = match read(session.caller().clone()).await {
-                // A dead token costs one login, and only a token that Vault calls dead.
-                Err(observe::Error::Vault(error))
-                    if error.is_token_invalid()
-                        && self.identities.sessions.invalidate(&key, &session) =>
-                {
-                    let session = aside(self.identities.session(&key, &desired, &place)).await?;
-                    read(session.caller().clone()).await?
-                }
-                other => other?,
-            };
-            let unreadable =
-                observed.entries.iter().any(|entry| matches!(entry.held, plan::Held::Unreadable));
+            let reading = self.read(session, &key, &place, &look).await?;
+            let fault = reading.fault().map(|error| (error.reason(), chain(error)));
+            let Reading { observed, unread, .. } = reading;
+            let seen: Vec<_> = observed.entries.iter().map(|entry| entry.name.clone()).collect();
+            let mut again = observed.unreadable();
             let plan = plan(&desired, observed, &previous, now);
             if !plan.is_empty() {
                 let steps = plan.to_string();
@@ -337,18 +348,38 @@ impl Certs {
             }
             let owner = owner(sync);
             let applied = apply(plan, &api, &view, &owner, &previous.certificates, now).await;
-            let near = verdict::near_the_end(&applied.certificates, now).unwrap_or(interval);
-            self.remember(sync, &desired, interval, near, now);
-            self.metrics.source_read(&namespace, &sync.name_any(), now);
+            again.extend(applied.unwritten);
+            let try_again = !again.is_empty();
+            let is_whole = unread.is_empty();
+            let is_new = round.is_new();
+            let extent = if is_whole {
+                self.rounds.end(&sync_key);
+                let near = verdict::near_the_end(&applied.certificates, now).unwrap_or(interval);
+                self.remember(sync, &desired, interval, near, round.began, now);
+                self.metrics.source_read(&namespace, &sync.name_any(), round.began);
+                Extent::whole(round.began)
+            } else {
+                let since = self.last_read(sync).unwrap_or(round.began);
+                self.rounds.keep(sync_key, round.gone_on(seen, again));
+                Extent { since, unread }
+            };
 
             let mut status = previous;
-            status.last_handled_refresh = refresh(sync).or(status.last_handled_refresh);
             let before = status.certificates.clone();
-            let mut outcome = verdict::told(status, applied.certificates, interval, now);
+            if is_whole {
+                status.last_handled_refresh = refresh(sync).or(status.last_handled_refresh);
+            }
+            let mut outcome = match fault {
+                None => verdict::told(status, applied.certificates, &extent, interval, now),
+                Some((reason, message)) => {
+                    let status = verdict::counted(status, applied.certificates, &extent);
+                    verdict::missed(&status, reason, message, extent.since, interval, now)
+                }
+            };
             for reason in verdict::new_refusals(&before, &outcome.status.certificates) {
                 self.metrics.refused(CERTIFICATE, reason);
             }
-            if outcome.status.certificates != before {
+            if is_whole && (outcome.status.certificates != before || !is_new) {
                 outcome.status.last_synced_time =
                     Some(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
             }
@@ -362,12 +393,38 @@ impl Certs {
                 reason: SyncReason::SourceRemoved.as_str(),
                 message: format!("deleted Secret `{secret}`: its entry was removed from Vault"),
             }));
-            if applied.try_again || unreadable {
+            if is_whole && try_again {
                 outcome.next = Next::Retry(Retry::Soon);
             }
             Ok(outcome)
         })
         .await
+    }
+
+    /// Reads by this session, and once by another if Vault calls its token dead.
+    async fn read(
+        &self,
+        mut session: Session,
+        key: &identity::Key,
+        place: &Place<'_>,
+        look: &Look<'_>,
+    ) -> Result<Reading, Error> {
+        let sessions = &self.identities.sessions;
+        let reading = match observe(session.caller(), look).await {
+            // A dead token costs one login, and only a token that Vault calls dead.
+            Err(observe::Error::Vault(error))
+                if error.is_token_invalid() && sessions.invalidate(key, &session) =>
+            {
+                session = aside(self.identities.session(key, look.desired, place)).await?;
+                observe(session.caller(), look).await?
+            }
+            other => other?,
+        };
+        if reading.stopped_by.as_ref().is_some_and(vault::Error::is_token_invalid) {
+            // Used up on the way: the pass that goes on logs in.
+            sessions.invalidate(key, &session);
+        }
+        Ok(reading)
     }
 
     /// What is asked for, from the caches alone.
@@ -434,20 +491,14 @@ impl Certs {
         {
             return false;
         }
-        let intact = previous.certificates.iter().all(|one| {
-            let seen = one.secret_name.as_deref().and_then(|name| view.get(name));
-            let is_in_shape = one.state != CertificateState::Synced
-                || one.shape.as_ref() == Some(&desired.shape(&one.name));
-            // Removed and acknowledged ones may have no Secret.
-            is_in_shape && seen.map(|seen| seen.resource_version) == one.secret_resource_version
-        });
+        let intact = previous.certificates.iter().all(|one| observe::is_intact(one, desired, view));
         if !intact {
             return false;
         }
         let uid = sync.uid().unwrap_or_default();
         let asked = self.memory.asked(desired);
         let mut memory = self.memory.lock();
-        let key = (sync.namespace().unwrap_or_default(), sync.name_any());
+        let key = sync_key(sync);
         match memory.get(&key).filter(|known| known.uid == uid) {
             Some(known) => now < known.due && known.asked == asked,
             None => {
@@ -467,13 +518,24 @@ impl Certs {
         desired: &Desired,
         interval: Duration,
         near: Duration,
+        read: Timestamp,
         now: Timestamp,
     ) {
         let uid = sync.uid().unwrap_or_default();
         let due = due(interval, near, &uid, now);
-        let key = (sync.namespace().unwrap_or_default(), sync.name_any());
         let asked = self.memory.asked(desired);
-        self.memory.lock().insert(key, Remembered { uid, read: now, due, asked });
+        self.memory.lock().insert(sync_key(sync), Remembered { uid, read, due, asked });
+    }
+
+    /// When the source was last read as a whole, if this process knows.
+    fn last_read(&self, sync: &VaultCertSync) -> Option<Timestamp> {
+        self.memory.lock().get(&sync_key(sync)).map(|known| known.read)
+    }
+
+    /// What a round reads for.
+    fn wish(&self, sync: &VaultCertSync, desired: &Desired) -> Wish {
+        let uid = sync.uid().unwrap_or_default();
+        Wish { uid, asked: self.memory.asked(desired), refresh: refresh(sync) }
     }
 
     /// A shared fault: told by age, tried again by its class.
@@ -483,8 +545,7 @@ impl Certs {
         error: &Error,
         now: Timestamp,
     ) -> Outcome<VaultCertSyncStatus> {
-        let key = (sync.namespace().unwrap_or_default(), sync.name_any());
-        let since = self.memory.lock().get(&key).map_or(self.started, |known| known.read);
+        let since = self.last_read(sync).unwrap_or(self.started);
         let previous = self.previous(sync);
         verdict::missed(&previous, error.reason(), chain(error), since, interval(sync), now)
     }
@@ -507,7 +568,7 @@ fn settled(
     now: Timestamp,
 ) -> Outcome<VaultCertSyncStatus> {
     let certificates = previous.certificates.clone();
-    verdict::told(previous, certificates, interval, now)
+    verdict::told(previous, certificates, &Extent::whole(now), interval, now)
 }
 
 /// Waiting for another object, denied, or impossible: what is delivered stays.
@@ -523,6 +584,10 @@ fn refused(mut status: VaultCertSyncStatus, refusal: &Refusal) -> Outcome<VaultC
     let stuck = refusal.retry() == Retry::WhenChanged;
     let progress = if stuck { Progress::Stalled } else { Progress::Waiting };
     Outcome { status, progress, verdicts, notes: Vec::new(), next: Next::Retry(refusal.retry()) }
+}
+
+fn sync_key(sync: &VaultCertSync) -> SyncKey {
+    (sync.namespace().unwrap_or_default(), sync.name_any())
 }
 
 fn interval(sync: &VaultCertSync) -> Duration {

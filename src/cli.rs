@@ -289,7 +289,7 @@ pub struct RunArgs {
     #[arg(long, env = "HOSTNAME", hide = true)]
     instance: Option<String>,
 
-    /// Passes of each kind that run at once
+    /// Passes of each kind that run at once; one namespace leaves a quarter of them to others
     #[arg(long, env = "VAULT_AWS_CONCURRENCY", default_value_t = 32, value_name = "NUMBER")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: u16,

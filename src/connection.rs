@@ -36,7 +36,7 @@ use crate::{
     naming::server_id,
     redacted::Redacted,
     vault::{
-        self, AwsRefusal, Caller, ClientCertificate, Gate, Settings,
+        self, AwsRefusal, Caller, ClientCertificate, Gate, Settings, Tenant,
         login::{self, Login},
         session::{Failure, Session, Sessions},
         tokens,
@@ -293,11 +293,20 @@ impl Connections {
         }
     }
 
-    /// The Vault of a backend.
+    /// The Vault of a backend, asked on behalf of this tenant.
     ///
     /// # Errors
     /// Where a reference or a setting is wrong; no request goes to Vault.
-    pub async fn client(&self, backend: &VaultAwsBackend) -> Result<vault::Client, Error> {
+    pub async fn client(
+        &self,
+        backend: &VaultAwsBackend,
+        tenant: Tenant,
+    ) -> Result<vault::Client, Error> {
+        Ok(self.own_client(backend).await?.on_behalf_of(tenant))
+    }
+
+    /// The Vault of a backend, asked on nobody's behalf.
+    async fn own_client(&self, backend: &VaultAwsBackend) -> Result<vault::Client, Error> {
         let settings = self.settings(backend).await?;
         let name = backend.name_any();
         let serving_since = serving_since(backend);
@@ -328,12 +337,21 @@ impl Connections {
         Ok(client)
     }
 
-    /// The Vault of a backend, with the operator's own token.
+    /// The Vault of a backend, with the operator's own token, asked on behalf of this tenant. The login
+    /// is on nobody's behalf: all need it.
     ///
     /// # Errors
     /// As [`Self::client`], and where Vault does not let the operator in.
-    pub async fn operator(&self, backend: &VaultAwsBackend) -> Result<Caller, Error> {
-        let client = self.client(backend).await?;
+    pub async fn operator(
+        &self,
+        backend: &VaultAwsBackend,
+        tenant: Tenant,
+    ) -> Result<Caller, Error> {
+        Ok(self.own_caller(backend).await?.on_behalf_of(tenant))
+    }
+
+    async fn own_caller(&self, backend: &VaultAwsBackend) -> Result<Caller, Error> {
+        let client = self.own_client(backend).await?;
         let login = &backend.spec.operator_login;
         if let Some(token) = &login.token_ref {
             return self.with_given_token(backend, &client, token).await;

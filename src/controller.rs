@@ -74,6 +74,9 @@ const DRAIN: Duration = Duration::from_secs(20);
 const FINALIZER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Passes that wait aside count as waiting up to this many times the concurrency.
 const ASIDE: usize = 8;
+/// The part of the concurrency that one namespace leaves to others. Its passes may be long, where it
+/// shares a low limit of requests with itself.
+const LEFT_TO_OTHERS: usize = 4;
 /// How long the loop may rest before it gives a sign of life.
 const BEAT: Duration = Duration::from_secs(5);
 
@@ -274,7 +277,7 @@ impl<R: Reconcile> Desk<R> {
         self.leads = self.shell.leadership.holds();
         while self.leads
             && !self.is_full()
-            && let Some(object) = self.queue.take(now)
+            && let Some(object) = self.next(now)
         {
             let Some(stored) = self.store.fetch(&object) else {
                 self.queue.ended(&object);
@@ -301,11 +304,21 @@ impl<R: Reconcile> Desk<R> {
         self.shell.reporter.metrics().passes_running(&self.kind, self.queue.running());
     }
 
+    /// The next to be looked at, of a namespace that has not all places but the last ones.
+    fn next(&mut self, now: Instant) -> Option<Arc<ObjectRef<R::Resource>>> {
+        self.queue.limit_each(self.places() - self.shell.concurrency / LEFT_TO_OTHERS);
+        self.queue.take(now)
+    }
+
+    /// How many passes may run, those that wait aside among them.
+    fn places(&self) -> usize {
+        let concurrency = self.shell.concurrency.max(1);
+        concurrency + self.aside.waiting().min(concurrency * ASIDE)
+    }
+
     /// Whether as many passes run as may.
     fn is_full(&self) -> bool {
-        let concurrency = self.shell.concurrency.max(1);
-        let aside = self.aside.waiting().min(concurrency * ASIDE);
-        self.queue.running().saturating_sub(aside) >= concurrency
+        self.queue.running() >= self.places()
     }
 
     fn wake_at(&self) -> Instant {

@@ -38,7 +38,7 @@
 //! | [`cli`] | flags and commands; `cli::run` composes the operator |
 //! | [`leader`] | which replica may write; the fence before every request that changes something |
 //! | [`admin`], [`telemetry`] | health, metrics, logs |
-//! | [`fault`], [`redacted`], [`clock`], `lock` | leaves: how failure is spoken of, what cannot be printed, what time it is, locks that outlive a panic |
+//! | [`fault`], [`redacted`], [`clock`], `lock`, `turns` | leaves: how failure is spoken of, what cannot be printed, what time it is, locks that outlive a panic, lanes that take turns |
 //!
 //! # Who may name whom
 //!
@@ -80,4 +80,5 @@ pub mod role;
 pub mod safety;
 pub mod telemetry;
 pub mod tenancy;
+mod turns;
 pub mod vault;

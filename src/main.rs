@@ -9,6 +9,11 @@ use vault_aws_operator::{
     fault::chain,
 };
 
+/// It gives back what a burst needed, which the C library's seldom can: an operator is small for months
+/// and large for seconds (`.cargo/config.toml` sets how).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let arguments = cli::arguments(env::args_os());
     let cli = match Cli::try_parse_from(&arguments) {

@@ -34,7 +34,7 @@ use crate::{
     },
     fault::{Fault, Retry, chain},
     lock::lock,
-    vault::{AwsRefusal, Caller, aws_refusal, policies},
+    vault::{AwsRefusal, Caller, Tenant, aws_refusal, policies},
 };
 
 pub mod adopt;
@@ -213,7 +213,7 @@ impl Roles {
         desired: &Desired,
         now: Timestamp,
     ) -> Result<Outcome<VaultAwsRoleStatus>, Error> {
-        let vault = self.connections.operator(backend).await?;
+        let vault = self.connections.operator(backend, tenant(role)).await?;
         if let Some(refusal) = desired.guards(&self.connections.own_policies(backend)) {
             return Ok(Hold::from(refusal).outcome(role));
         }
@@ -278,7 +278,7 @@ impl Roles {
             outcome.verdicts.extend(last);
             return Ok(());
         }
-        let client = self.connections.client(backend).await?;
+        let client = self.connections.client(backend, tenant(role)).await?;
         let place = (desired.names.mount.as_str(), desired.names.role.as_str());
         // A login is rare and its future large.
         let tried = Box::pin(verify::log_in(&self.ambient, &client, place, verify)).await;
@@ -478,6 +478,11 @@ pub(crate) async fn marks(
 /// Whether a former pass wrote the role.
 fn is_written(role: &VaultAwsRole) -> bool {
     role.status.as_ref().is_some_and(|status| status.vault_role.is_some())
+}
+
+/// On whose behalf Vault is asked.
+fn tenant(role: &VaultAwsRole) -> Tenant {
+    Tenant::of(role.metadata.namespace.as_deref().unwrap_or_default())
 }
 
 /// The ID of the role as the last pass that found it ours recorded it.

@@ -55,8 +55,9 @@ pub mod tokens;
 pub(crate) mod wire;
 
 use circuit::Circuit;
-pub use error::{AwsRefusal, Cause, Error, aws_refusal};
+pub use error::{AwsRefusal, Cause, Error, Throttle, aws_refusal};
 use limiter::Limiter;
+pub use limiter::Tenant;
 pub use tls::{ClientCertificate, SettingsError};
 
 /// The cap on an answer, in bytes: a KV entry of Vault is at most 1 MiB (512 KiB with Raft).
@@ -220,9 +221,13 @@ impl Gate {
     }
 }
 
-/// One Vault with its connections, behind the gate of its address. Cloning shares all of it.
+/// One Vault with its connections, behind the gate of its address, and on whose behalf it is asked.
+/// Cloning shares all of it.
 #[derive(Clone)]
-pub struct Client(Arc<Shared>);
+pub struct Client {
+    shared: Arc<Shared>,
+    tenant: Tenant,
+}
 
 struct Shared {
     link: Mutex<Arc<Link>>,
@@ -286,22 +291,27 @@ impl Client {
     pub fn relink(&self, settings: &Settings) -> Result<(), SettingsError> {
         let base = parse_address(settings.address.as_str())?;
         let link = Link::new(settings, &Liberties::default(), base)?;
-        *lock(&self.0.link) = Arc::new(link);
+        *lock(&self.shared.link) = Arc::new(link);
         Ok(())
     }
 
     /// Whether both are handles to one client.
     pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// The same client for requests on behalf of somebody else.
+    pub fn on_behalf_of(&self, tenant: Tenant) -> Self {
+        Self { shared: Arc::clone(&self.shared), tenant }
     }
 
     /// The gate of the address.
     pub fn gate(&self) -> &Gate {
-        &self.0.gate
+        &self.shared.gate
     }
 
     fn link(&self) -> Arc<Link> {
-        Arc::clone(&lock(&self.0.link))
+        Arc::clone(&lock(&self.shared.link))
     }
 
     /// Prepares the connection of a command that a person runs; nothing is sent.
@@ -323,12 +333,9 @@ impl Client {
         gate: Gate,
     ) -> Result<Self, SettingsError> {
         let link = Link::new(settings, liberties, base)?;
-        Ok(Self(Arc::new(Shared {
-            link: Mutex::new(Arc::new(link)),
-            gate,
-            observer,
-            skew: Mutex::new(None),
-        })))
+        let shared =
+            Shared { link: Mutex::new(Arc::new(link)), gate, observer, skew: Mutex::new(None) };
+        Ok(Self { shared: Arc::new(shared), tenant: Tenant::Operator })
     }
 
     /// A handle that sends this token.
@@ -344,7 +351,7 @@ impl Client {
     /// Vault's clock minus ours, as the last answer showed it (whole seconds). `None` before the
     /// first answer.
     pub fn clock_skew(&self) -> Option<SignedDuration> {
-        *lock(&self.0.skew)
+        *lock(&self.shared.skew)
     }
 
     /// Sends a request without a token.
@@ -368,7 +375,7 @@ impl Client {
             Err(cause) => Err(cause),
         };
         let label = outcome.as_ref().map_or_else(Cause::label, |_| "ok");
-        self.0.observer.request(operation.label, label, start.elapsed());
+        self.shared.observer.request(operation.label, label, start.elapsed());
         match outcome {
             Ok(raw) => Ok((raw.status, raw.body)),
             Err(cause) => Err(operation.failed(cause)),
@@ -377,7 +384,7 @@ impl Client {
 
     /// The address serves: let everybody in again.
     pub(crate) fn found_serving(&self) {
-        self.0.gate.0.circuit.close();
+        self.shared.gate.0.circuit.close();
     }
 
     async fn exchange<E: Endpoint>(
@@ -393,7 +400,7 @@ impl Client {
             Ok(_) => "ok",
             Err(cause) => cause.label(),
         };
-        self.0.observer.request(operation.label, label, start.elapsed());
+        self.shared.observer.request(operation.label, label, start.elapsed());
         match outcome {
             Ok(raw) => {
                 let Raw { status, age, body, .. } = raw;
@@ -409,13 +416,14 @@ impl Client {
         endpoint: &E,
         token: Option<&Token>,
     ) -> Result<Raw, Cause> {
-        let shared = &*self.0;
+        let shared = &*self.shared;
         let Shut { limiter, circuit } = &*shared.gate.0;
         let request = self.build(endpoint, token)?;
         // Asked twice: those who need not wait for the limiter to hear that Vault is down do not,
         // and those who waited hear what happened meanwhile.
         drop(circuit.admit()?);
-        let waited = limiter.acquire(Instant::now() + request.link.timeout).await;
+        let deadline = Instant::now() + request.link.timeout;
+        let waited = limiter.acquire(&self.tenant, deadline).await;
         match waited {
             Ok(wait) => shared.observer.waited(wait),
             Err(limiter::Exhausted { retry_after }) => {
@@ -449,7 +457,7 @@ impl Client {
 
     /// Slows everybody down where Vault asks for it.
     fn heed(&self, raw: &Raw) {
-        let limiter = &self.0.gate.0.limiter;
+        let limiter = &self.shared.gate.0.limiter;
         match raw.status {
             // A lease count quota refuses logins; slowing reads down would not help.
             StatusCode::TOO_MANY_REQUESTS if !raw.is_lease_count() => {
@@ -532,7 +540,7 @@ impl Client {
         let body = request.body.to_vec();
         let is_fenced = request.method != Method::GET && !operation.gives_back;
         let body = if is_fenced && !body.is_empty() {
-            let observer = Arc::clone(&self.0.observer);
+            let observer = Arc::clone(&self.shared.observer);
             reqwest::Body::wrap(LateBody::new(Full::<Bytes>::from(body), move || {
                 observer.may_write()
             }))
@@ -545,7 +553,7 @@ impl Client {
             .body(body)
             .send()
             .await
-            .map_err(|error| match is_fenced && !self.0.observer.may_write() {
+            .map_err(|error| match is_fenced && !self.shared.observer.may_write() {
                 true => NotLeading.into(),
                 false => tls::unreachable(&error),
             })
@@ -560,7 +568,7 @@ impl Client {
         // `Date` is cut to the second, so that half of one is the best guess.
         let skew = skew.saturating_add(SignedDuration::from_millis(500));
         let skew = SignedDuration::from_secs(skew.as_secs());
-        *lock(&self.0.skew) = Some(skew);
+        *lock(&self.shared.skew) = Some(skew);
     }
 }
 
@@ -607,6 +615,11 @@ impl Caller {
     /// The Vault that is called.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The same token for requests on behalf of somebody else.
+    pub fn on_behalf_of(&self, tenant: Tenant) -> Self {
+        Self { client: self.client.on_behalf_of(tenant), token: self.token.clone() }
     }
 
     /// How many requests the token still has, the one for its revocation included. `None`: no limit.

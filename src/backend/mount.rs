@@ -26,7 +26,7 @@ use crate::{
     },
     crd::{BackendReason, REFRESH_ANNOTATION, VaultAwsBackend, VaultAwsBackendStatus},
     fault::{Fault as _, chain},
-    vault::{Caller, aws_auth},
+    vault::{Caller, Tenant, aws_auth},
 };
 
 /// Between two comparisons of the mounts while nothing changes.
@@ -110,7 +110,7 @@ impl Backends {
         if whole && (desired.managed.is_none() || recent(memory.client, CLIENT_INTERVAL, now)) {
             return Ok(());
         }
-        let caller = self.connections.operator(backend).await?;
+        let caller = self.connections.operator(backend, Tenant::Operator).await?;
         if self.client_holds(&caller, desired, status, found, memory).await? && whole {
             memory.client = Some(now);
             return Ok(());

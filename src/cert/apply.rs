@@ -46,8 +46,8 @@ pub struct Applied {
     pub written: Vec<String>,
     /// Names of the Secrets that were deleted.
     pub deleted: Vec<String>,
-    /// Whether a write failed in a way that may pass by itself.
-    pub try_again: bool,
+    /// Names of the entries for which a write failed in a way that may pass by itself.
+    pub unwritten: Vec<String>,
 }
 
 /// Carries the plan out. A write that fails is said in its certificate's status and does not stop the
@@ -114,7 +114,9 @@ pub async fn apply(
                 applied.written.push(name);
             }
             Err(failure) => {
-                applied.try_again |= failure.passes;
+                if failure.passes {
+                    applied.unwritten.push(status.name.clone());
+                }
                 if !failure.is_seen {
                     view.doubt(&name);
                 }

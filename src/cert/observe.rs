@@ -1,5 +1,8 @@
 //! Reads what a pass needs, and nothing more: one LIST if a pattern asks for it, the metadata of each
 //! certificate, and data only where the Secret does not hold that version. Writes nothing.
+//!
+//! What cannot be read in the time that a pass has, or because Vault fails on the way, is left to the
+//! next pass: what was read until then is not lost.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -9,7 +12,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     desired::{Desired, Pkcs12, is_path},
@@ -19,13 +22,14 @@ use super::{
         self, Entry, Held, METADATA_ANNOTATION, Managed, OWNER_ANNOTATION, Observed, Payload,
         Source, Standing,
     },
+    round::{Need, Round},
     secrets::{Seen, View},
 };
 use crate::{
-    crd::{CertificateStatus, SyncReason, VaultCertSyncStatus},
+    crd::{CertificateState, CertificateStatus, SyncReason, VaultCertSyncStatus},
     fault::{Fault, Retry},
     redacted::Redacted,
-    vault::{self, Caller, kv},
+    vault::{self, Caller, Cause, Throttle, kv},
 };
 
 /// How deep directories below the role's own are listed.
@@ -103,23 +107,133 @@ impl Fault for Error {
     }
 }
 
+/// What a pass reads for, and from where.
+#[derive(Clone, Copy)]
+pub struct Look<'a> {
+    /// The Secrets of the namespace.
+    pub api: &'a Api<Secret>,
+    /// Their metadata.
+    pub view: &'a View,
+    /// What is asked for.
+    pub desired: &'a Desired,
+    /// What was said so far.
+    pub previous: &'a VaultCertSyncStatus,
+    /// What was looked at by the passes before, if they did not come to everything.
+    pub round: &'a Round,
+    /// How long entries may be read. One is looked at however long it takes, so that each pass comes
+    /// further.
+    pub time: Duration,
+    /// What time it is.
+    pub now: Timestamp,
+}
+
+/// What a pass has read.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// What it says.
+    pub observed: Observed,
+    /// The entries that it did not come to.
+    pub unread: BTreeSet<String>,
+    /// What kept it from them, unless it was the time.
+    pub stopped_by: Option<vault::Error>,
+}
+
 /// Reads Vault and, where a Secret is not as we wrote it, the Secret.
 ///
 /// # Errors
 /// Where nothing can be said of any certificate. A fault of a single one is in its entry.
-pub async fn observe(
-    vault: &Caller,
-    api: &Api<Secret>,
-    view: &View,
-    desired: &Desired,
-    previous: &VaultCertSyncStatus,
-    now: Timestamp,
-) -> Result<Observed, Error> {
-    let Selected { names, is_listed } = selected(vault, desired, previous).await?;
-    let mut entries = Vec::with_capacity(names.len());
-    let secrets = plan::secret_names(desired, names);
-    for (name, secret) in secrets {
-        let before = previous.certificates.iter().find(|status| status.name == name);
+pub async fn observe(vault: &Caller, look: &Look<'_>) -> Result<Reading, Error> {
+    let Look { api, desired, .. } = *look;
+    let Selected { names, is_listed } = selected(vault, desired, look.previous).await?;
+    let mut secrets = plan::secret_names(desired, names);
+    let left = look.round.left(secrets.keys().map(String::as_str), |name| look.need(name));
+    let mut reading = Reading::default();
+    let mut entries = Vec::with_capacity(left.len());
+    let mut left = left.into_iter().filter_map(|name| secrets.remove_entry(&name));
+    let until = Instant::now() + look.time;
+    for (name, secret) in left.by_ref() {
+        let entry = Box::pin(look.entry(vault, name.clone(), secret));
+        let looked =
+            if entries.is_empty() { Ok(entry.await) } else { timeout_at(until, entry).await };
+        match looked {
+            Ok(Ok(entry)) => entries.push(entry),
+            Ok(Err(error)) => {
+                reading.stopped_by = Some(error.stops_after(entries.len())?);
+                reading.unread.insert(name);
+                break;
+            }
+            Err(_) => {
+                reading.unread.insert(name);
+                break;
+            }
+        }
+    }
+    reading.unread.extend(left.map(|(name, _)| name));
+    let is_read = entries.iter().any(|entry| matches!(entry.source, Source::Read { .. }));
+    let password = match &desired.target.pkcs12 {
+        Some(keystore) if is_read => Some(password(api, keystore).await?),
+        _ => None,
+    };
+    let passed_over = secrets.into_keys().chain(reading.unread.iter().cloned()).collect();
+    let clock_skewed = is_skewed(vault);
+    reading.observed = Observed { entries, passed_over, clock_skewed, is_listed, password };
+    Ok(reading)
+}
+
+impl Error {
+    /// The fault, if it is none of the entry that met it and something was read before it: that is to be
+    /// delivered all the same.
+    fn stops_after(self, entries: usize) -> Result<vault::Error, Self> {
+        match self {
+            Self::Vault(error)
+                if entries > 0 && (error.is_shared() || error.is_token_invalid()) =>
+            {
+                Ok(error)
+            }
+            other => Err(other),
+        }
+    }
+}
+
+impl Reading {
+    /// What Vault said that kept the pass from the rest. Requests that were not sent, since too many
+    /// others wait, and a token that was used up say nothing of Vault.
+    pub fn fault(&self) -> Option<&vault::Error> {
+        self.stopped_by.as_ref().filter(|error| {
+            !matches!(
+                error.cause(),
+                Cause::TokenInvalid | Cause::Throttled { by: Throttle::Own, .. }
+            )
+        })
+    }
+}
+
+impl Look<'_> {
+    fn before(&self, name: &str) -> Option<&CertificateStatus> {
+        self.previous.certificates.iter().find(|status| status.name == name)
+    }
+
+    /// Why an entry is to be looked at.
+    fn need(&self, name: &str) -> Need {
+        let Some(before) = self.before(name) else { return Need::Unknown };
+        match before.state {
+            CertificateState::Synced if !is_intact(before, self.desired, self.view) => {
+                Need::Touched
+            }
+            CertificateState::Synced => Need::Refresh,
+            CertificateState::Kept | CertificateState::Refused => Need::Undelivered,
+            CertificateState::Removed => Need::Refresh,
+        }
+    }
+
+    async fn entry(
+        &self,
+        vault: &Caller,
+        name: String,
+        secret: Result<String, SyncReason>,
+    ) -> Result<Entry, Error> {
+        let Self { api, view, desired, now, .. } = *self;
+        let before = self.before(&name);
         let mut held = match &secret {
             Ok(secret) => held(api, view, desired, secret, &name, before).await,
             Err(_) => Held::Absent,
@@ -137,14 +251,17 @@ pub async fn observe(
         {
             held = read(api, desired, secret).await;
         }
-        entries.push(Entry { name, secret, source, held });
+        Ok(Entry { name, secret, source, held })
     }
-    let is_read = entries.iter().any(|entry| matches!(entry.source, Source::Read { .. }));
-    let password = match &desired.target.pkcs12 {
-        Some(keystore) if is_read => Some(password(api, keystore).await?),
-        _ => None,
-    };
-    Ok(Observed { entries, clock_skewed: is_skewed(vault), is_listed, password })
+}
+
+/// Whether the Secret of a certificate is as it was left, and in the shape that is asked for now.
+pub fn is_intact(one: &CertificateStatus, desired: &Desired, view: &View) -> bool {
+    let seen = one.secret_name.as_deref().and_then(|name| view.get(name));
+    let is_in_shape = one.state != CertificateState::Synced
+        || one.shape.as_ref() == Some(&desired.shape(&one.name));
+    // Removed and acknowledged ones may have no Secret.
+    is_in_shape && seen.map(|seen| seen.resource_version) == one.secret_resource_version
 }
 
 /// The entries that are meant.

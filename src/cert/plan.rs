@@ -43,17 +43,27 @@ const MESSAGE_LIMIT: usize = 256;
 /// The most names of a certificate that status repeats.
 const NAMES_SHOWN: usize = 5;
 
-/// What was seen of each entry, sorted by name.
+/// What was seen of each entry.
 #[derive(Debug, Default)]
 pub struct Observed {
-    /// The entries that are meant, and those that were delivered before.
+    /// Of the entries that are meant, and those that were delivered before, the ones that were looked at.
     pub entries: Vec<Entry>,
+    /// The others. What was said of them stays, and nothing is concluded from their absence.
+    pub passed_over: BTreeSet<String>,
     /// Whether own clock and Vault's differ so much that nothing can be said about time.
     pub clock_skewed: bool,
     /// Whether the directory was listed and is not empty: only then an entry can be gone.
     pub is_listed: bool,
     /// The password of keystores, where one is asked for and a certificate was read.
     pub password: Option<Redacted<String>>,
+}
+
+impl Observed {
+    /// The entries of which the Secret could not be read.
+    pub fn unreadable(&self) -> BTreeSet<String> {
+        let unreadable = self.entries.iter().filter(|one| matches!(one.held, Held::Unreadable));
+        unreadable.map(|one| one.name.clone()).collect()
+    }
 }
 
 /// One entry and the Secret it goes to.
@@ -447,19 +457,24 @@ pub fn plan(
     previous: &VaultCertSyncStatus,
     now: Timestamp,
 ) -> Plan {
-    let Observed { entries, clock_skewed, is_listed, password } = observed;
+    let Observed { entries, passed_over, clock_skewed, is_listed, password } = observed;
     let seen = Seen { clock_skewed, is_listed, password: password.as_ref(), now };
-    let steps = entries
-        .into_iter()
-        .filter_map(|entry| {
-            let before = previous.certificates.iter().find(|status| status.name == entry.name);
-            let mut step = step(desired, entry, before, &seen)?;
-            if step.status.state == CertificateState::Synced {
-                step.status.shape = Some(desired.shape(&step.status.name));
-            }
-            Some(step)
-        })
-        .collect();
+    let looked_at = entries.into_iter().filter_map(|entry| {
+        let before = previous.certificates.iter().find(|status| status.name == entry.name);
+        let mut step = step(desired, entry, before, &seen)?;
+        if step.status.state == CertificateState::Synced {
+            step.status.shape = Some(desired.shape(&step.status.name));
+        }
+        Some(step)
+    });
+    // In the shape in which they were delivered: whether they need another is seen by it.
+    let passed_over = previous
+        .certificates
+        .iter()
+        .filter(|status| passed_over.contains(&status.name))
+        .map(|status| Step { action: Action::Leave, status: status.clone() });
+    let mut steps: Vec<Step> = looked_at.chain(passed_over).collect();
+    steps.sort_by(|one, other| one.status.name.cmp(&other.status.name));
     Plan { steps }
 }
 

@@ -1,6 +1,9 @@
 //! What to tell of a sync: its conditions, the summary, and when to look again. Pure.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -22,30 +25,82 @@ const CONFIRMATION: Duration = Duration::from_secs(10);
 const NEAR: Duration = Duration::from_secs(60);
 /// Between two tries during an outage: less than a minute also with its jitter.
 const PATIENCE: Duration = Duration::from_secs(50);
+/// A pass that did not come to everything is gone on with after this, so that others have their turn.
+const GO_ON: Duration = Duration::from_secs(1);
 
-/// Tells of a pass that read the source.
+/// How far the source was read.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    /// Nothing that is told is older.
+    pub since: Timestamp,
+    /// The entries that are still to be read.
+    pub unread: BTreeSet<String>,
+}
+
+impl Extent {
+    /// All of it was read, since then.
+    pub fn whole(since: Timestamp) -> Self {
+        Self { since, unread: BTreeSet::new() }
+    }
+
+    /// The entries that nobody has looked at yet: of the others it is known how they stand.
+    fn unknown<'a>(&'a self, certificates: &'a [CertificateStatus]) -> Vec<&'a str> {
+        let is_known = |name: &str| certificates.iter().any(|one| one.name == name);
+        self.unread.iter().map(String::as_str).filter(|name| !is_known(name)).collect()
+    }
+}
+
+/// Tells of a pass that read the source, or a part of it.
 pub fn told(
-    mut status: VaultCertSyncStatus,
+    status: VaultCertSyncStatus,
     certificates: Vec<CertificateStatus>,
+    extent: &Extent,
     interval: Duration,
     now: Timestamp,
 ) -> Outcome<VaultCertSyncStatus> {
-    let meant = || certificates.iter().filter(|one| one.state != CertificateState::Removed);
-    let total = meant().count();
-    let good = meant().filter(|one| is_as_meant(one)).count();
-    status.summary = Some(format!("{good}/{total}"));
-    status.next_expiry = certificates.iter().filter_map(expiry).min().map(|time| time.to_string());
-    let ready = ready(&certificates, now);
-    let expiring = expiring(&certificates, now);
-    let next = next(&certificates, interval, now);
-    status.certificates = certificates;
+    let status = counted(status, certificates, extent);
+    let certificates = &status.certificates;
+    let ready = ready(certificates, &extent.unknown(certificates), now);
+    let next = match extent.unread.is_empty() {
+        true => next(certificates, interval, now),
+        false => Next::In(GO_ON),
+    };
     Outcome {
-        status,
         progress: if ready.holds == Some(true) { Progress::Done } else { Progress::Waiting },
-        verdicts: vec![ready, expiring, fresh()],
+        verdicts: vec![ready, expiring(certificates, now), stale(extent, interval, now)],
+        status,
         notes: Vec::new(),
         next,
     }
+}
+
+/// The status with these certificates; those that nobody has looked at yet count as not delivered.
+pub fn counted(
+    mut status: VaultCertSyncStatus,
+    certificates: Vec<CertificateStatus>,
+    extent: &Extent,
+) -> VaultCertSyncStatus {
+    let meant = || certificates.iter().filter(|one| one.state != CertificateState::Removed);
+    let total = meant().count() + extent.unknown(&certificates).len();
+    let good = meant().filter(|one| is_as_meant(one)).count();
+    status.summary = Some(format!("{good}/{total}"));
+    status.next_expiry = certificates.iter().filter_map(expiry).min().map(|time| time.to_string());
+    status.certificates = certificates;
+    status
+}
+
+/// Whether what is told is older than it should be, since there is more to read than time.
+fn stale(extent: &Extent, interval: Duration, now: Timestamp) -> Verdict {
+    let age = Duration::try_from(now.duration_since(extent.since)).unwrap_or_default();
+    if age <= interval {
+        return fresh();
+    }
+    Verdict::yes(
+        "Stale",
+        SyncReason::Stale.as_str(),
+        "reading every certificate takes longer than refreshInterval: make it longer, or raise the \
+         backend's vault.rateLimit",
+    )
 }
 
 /// Tells of a fault that many resources share (Vault down, STS down): the last good state stays as it
@@ -71,7 +126,7 @@ pub fn missed(
         .find(|one| one.type_ == "Ready")
         .filter(|one| one.status == "True");
     let ready = match was_ready {
-        Some(_) if age <= interval * MISSED => ready(&previous.certificates, now),
+        Some(_) if age <= interval * MISSED => ready(&previous.certificates, &[], now),
         _ => Verdict::no("Ready", reason, message),
     };
     let progress = if ready.holds == Some(true) { Progress::Done } else { Progress::Waiting };
@@ -129,8 +184,9 @@ fn fresh() -> Verdict {
     Verdict::no("Stale", SyncReason::Fresh.as_str(), "the source was read when it was due")
 }
 
-fn ready(certificates: &[CertificateStatus], now: Timestamp) -> Verdict {
-    if certificates.iter().all(|one| one.state == CertificateState::Removed) {
+fn ready(certificates: &[CertificateStatus], unknown: &[&str], now: Timestamp) -> Verdict {
+    let is_empty = certificates.iter().all(|one| one.state == CertificateState::Removed);
+    if is_empty && unknown.is_empty() {
         return Verdict::no(
             "Ready",
             SyncReason::SourceEmpty.as_str(),
@@ -144,6 +200,9 @@ fn ready(certificates: &[CertificateStatus], now: Timestamp) -> Verdict {
     let over = |one: &&CertificateStatus| expiry(one).is_some_and(|end| end < now);
     for one in certificates.iter().filter(|one| !is_acknowledged(one)).filter(over) {
         by_reason.entry(SyncReason::Expired.as_str()).or_default().push(&one.name);
+    }
+    if !unknown.is_empty() {
+        by_reason.insert(SyncReason::PartlyRead.as_str(), unknown.to_vec());
     }
     if by_reason.is_empty() {
         let delivered = certificates.iter().filter(|one| one.state == CertificateState::Synced);
@@ -291,7 +350,8 @@ mod tests {
     }
 
     fn say(certificates: Vec<CertificateStatus>) -> (Outcome<VaultCertSyncStatus>, Verdict) {
-        let outcome = told(VaultCertSyncStatus::default(), certificates, HOUR, now());
+        let whole = Extent::whole(now());
+        let outcome = told(VaultCertSyncStatus::default(), certificates, &whole, HOUR, now());
         let ready = outcome.verdicts[0].clone();
         (outcome, ready)
     }
@@ -328,6 +388,55 @@ mod tests {
     #[test]
     fn nothing_selected_is_source_empty() {
         assert_eq!(say(Vec::new()).1.reason, "SourceEmpty");
+    }
+
+    fn in_part(
+        certificates: Vec<CertificateStatus>,
+        unread: &[&str],
+        minutes: i64,
+    ) -> (Outcome<VaultCertSyncStatus>, Verdict) {
+        let unread = unread.iter().map(|name| (*name).to_owned()).collect();
+        let extent = Extent { since: now() - SignedDuration::from_mins(minutes), unread };
+        let outcome = told(VaultCertSyncStatus::default(), certificates, &extent, HOUR, now());
+        let ready = outcome.verdicts[0].clone();
+        (outcome, ready)
+    }
+
+    #[test]
+    fn a_first_reading_that_has_not_come_to_everything_is_not_ready_and_goes_on_at_once() {
+        let good = certificate("a", "2027-01-01T00:00:00Z");
+        let (outcome, ready) = in_part(vec![good.clone()], &["b", "c", "d", "e"], 1);
+        assert_eq!((ready.holds, ready.reason), (Some(false), "PartlyRead"));
+        assert_eq!(ready.message, "PartlyRead: `b`, `c`, `d` and 1 more");
+        assert_eq!(outcome.status.summary.as_deref(), Some("1/5"));
+        assert_eq!(outcome.status.certificates, [good], "what was never seen is not invented");
+        assert_eq!(outcome.next, Next::In(GO_ON));
+        let (_, ready) = in_part(Vec::new(), &["b"], 1);
+        assert_eq!(ready.reason, "PartlyRead", "nobody knows whether it is empty");
+        let (_, ready) = in_part(vec![kept("a", SyncReason::Malformed)], &["b"], 1);
+        assert_eq!(ready.reason, "CertificatesRefused");
+    }
+
+    #[test]
+    fn what_was_delivered_stays_ready_while_it_is_read_again_and_is_stale_after_an_interval() {
+        let good = certificate("a", "2027-01-01T00:00:00Z");
+        let say = |minutes| {
+            let (outcome, ready) = in_part(vec![good.clone()], &["a"], minutes);
+            assert_eq!(outcome.status.summary.as_deref(), Some("1/1"));
+            assert_eq!(outcome.next, Next::In(GO_ON));
+            (ready.holds, ready.reason, outcome.verdicts[2].holds)
+        };
+        assert_eq!(say(30), (Some(true), "Synced", Some(false)));
+        assert_eq!(say(61), (Some(true), "Synced", Some(true)));
+        assert_eq!(say(600), (Some(true), "Synced", Some(true)));
+    }
+
+    #[test]
+    fn a_reading_that_took_longer_than_the_interval_ends_as_stale_as_it_was() {
+        let good = certificate("a", "2027-01-01T00:00:00Z");
+        let (outcome, ready) = in_part(vec![good], &[], 61);
+        assert_eq!((ready.holds, outcome.verdicts[2].holds), (Some(true), Some(true)));
+        assert_eq!(outcome.next, Next::Tick(HOUR));
     }
 
     #[test]

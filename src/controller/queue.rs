@@ -4,16 +4,18 @@
 //! that pass has ended; a wake-up meanwhile is kept and not lost. What changed goes before what was
 //! woken, and that before what is merely due, so that a new resource does not queue behind ten
 //! thousand refreshes; who is passed over three times has the next turn all the same. What is due of
-//! one urgency goes by turns of the tenants, so that one who has a thousand does not hold up another
-//! who has one.
+//! one urgency goes by turns of the tenants, and no tenant has every place at once, so that one who has
+//! a thousand does not hold up another who has one.
 
 use std::{
     borrow::Borrow,
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     hash::Hash,
 };
 
 use tokio::time::Instant;
+
+use crate::turns::Turns;
 
 /// Why an object is in the queue, the most urgent first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -45,61 +47,34 @@ struct Slot {
 struct File<T> {
     /// What is not due yet, as far as anybody looked.
     by_time: BTreeMap<Due, T>,
-    /// What is due, by tenant. None is empty.
-    lanes: HashMap<u64, BTreeMap<Due, T>>,
-    /// The tenants that have a lane, the next one first.
-    turns: VecDeque<u64>,
+    /// What is due, by tenant.
+    due: Turns<u64, Due, T>,
     passed_over: u8,
 }
 
 impl<T> File<T> {
     fn new() -> Self {
-        let (by_time, lanes, turns) = (BTreeMap::new(), HashMap::new(), VecDeque::new());
-        Self { by_time, lanes, turns, passed_over: 0 }
+        Self { by_time: BTreeMap::new(), due: Turns::new(), passed_over: 0 }
     }
 
-    /// Has what is due by now wait in its tenant's lane; whether there is any.
-    fn ripen(&mut self, now: Instant, tenant: fn(&T) -> u64) -> bool {
+    /// Has what is due by now wait in its tenant's lane; whether there is any of one who may go.
+    fn ripen(&mut self, now: Instant, tenant: fn(&T) -> u64, may: &dyn Fn(&u64) -> bool) -> bool {
         while let Some(entry) = self.by_time.first_entry().filter(|entry| entry.key().0 <= now) {
             let (due, object) = entry.remove_entry();
-            let tenant = tenant(&object);
-            let lane = self.lanes.entry(tenant).or_default();
-            if lane.is_empty() {
-                self.turns.push_back(tenant);
-            }
-            lane.insert(due, object);
+            self.due.insert(tenant(&object), due, object);
         }
-        !self.turns.is_empty()
-    }
-
-    /// The oldest of the tenant whose turn it is.
-    fn next(&mut self) -> Option<T> {
-        let tenant = self.turns.pop_front()?;
-        let lane = self.lanes.get_mut(&tenant)?;
-        let (_, object) = lane.pop_first()?;
-        if lane.is_empty() {
-            self.lanes.remove(&tenant);
-        } else {
-            self.turns.push_back(tenant);
-        }
-        Some(object)
+        self.due.lanes().any(may)
     }
 
     fn remove(&mut self, due: &Due, tenant: u64) {
-        if self.by_time.remove(due).is_some() {
-            return;
-        }
-        let Some(lane) = self.lanes.get_mut(&tenant) else { return };
-        lane.remove(due);
-        if lane.is_empty() {
-            self.lanes.remove(&tenant);
-            self.turns.retain(|other| *other != tenant);
+        if self.by_time.remove(due).is_none() {
+            self.due.remove(&tenant, due);
         }
     }
 
-    fn first(&self) -> Option<Instant> {
-        let waiting = self.lanes.values().filter_map(|lane| Some(lane.first_key_value()?.0.0));
-        waiting.chain(self.by_time.first_key_value().map(|(due, _)| due.0)).min()
+    fn first(&self, may: &dyn Fn(&u64) -> bool) -> Option<Instant> {
+        let due = self.due.firsts().filter(|(tenant, _)| may(tenant)).map(|(_, due)| due);
+        due.chain(self.by_time.keys().next()).map(|due| due.0).min()
     }
 }
 
@@ -111,6 +86,10 @@ pub(super) struct Queue<T> {
     files: [File<T>; 3],
     arrivals: u64,
     running: usize,
+    /// How many are being looked at, by tenant. None is zero.
+    running_of: HashMap<u64, usize>,
+    /// How many of one tenant may be.
+    most_of_one: usize,
 }
 
 impl<T: Clone + Eq + Hash> Queue<T> {
@@ -122,7 +101,14 @@ impl<T: Clone + Eq + Hash> Queue<T> {
             files: URGENCIES.map(|_| File::new()),
             arrivals: 0,
             running: 0,
+            running_of: HashMap::new(),
+            most_of_one: usize::MAX,
         }
+    }
+
+    /// Hands out no more of a tenant while so many of his are being looked at.
+    pub(super) fn limit_each(&mut self, most: usize) {
+        self.most_of_one = most;
     }
 
     /// Has the object looked at by then. A more urgent or, of the same urgency, an earlier entry
@@ -148,7 +134,8 @@ impl<T: Clone + Eq + Hash> Queue<T> {
     /// The next object to look at; it counts as running until [`Self::ended`].
     pub(super) fn take(&mut self, now: Instant) -> Option<T> {
         let tenant = self.tenant;
-        let due = self.files.each_mut().map(|file| file.ripen(now, tenant));
+        let may = below(&self.running_of, self.most_of_one);
+        let due = self.files.each_mut().map(|file| file.ripen(now, tenant, &may));
         let waiting = || (0..self.files.len()).filter(|urgency| due[*urgency]);
         let first = waiting().next()?;
         let chosen = waiting()
@@ -160,11 +147,12 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         }
         let file = &mut self.files[chosen];
         file.passed_over = 0;
-        let object = file.next()?;
+        let object = file.due.next_of(may)?;
         if let Some(slot) = self.slots.get_mut(&object) {
             slot.due = None;
             slot.running = true;
             self.running += 1;
+            *self.running_of.entry(tenant(&object)).or_default() += 1;
         }
         Some(object)
     }
@@ -174,6 +162,13 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         let Some(slot) = self.slots.get_mut(object).filter(|slot| slot.running) else { return };
         slot.running = false;
         self.running -= 1;
+        let tenant = (self.tenant)(object);
+        if let Some(running) = self.running_of.get_mut(&tenant) {
+            *running -= 1;
+            if *running == 0 {
+                self.running_of.remove(&tenant);
+            }
+        }
         match slot.due {
             Some((urgency, due)) => drop(self.file(urgency).by_time.insert(due, object.clone())),
             None => drop(self.slots.remove(object)),
@@ -198,9 +193,10 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         self.slots.remove(object);
     }
 
-    /// When the next object is due; the past if one is overdue.
+    /// When the next object is due; the past if one is overdue and may go.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.files.iter().filter_map(File::first).min()
+        let may = below(&self.running_of, self.most_of_one);
+        self.files.iter().filter_map(|file| file.first(&may)).min()
     }
 
     /// How many objects are being looked at.
@@ -211,6 +207,11 @@ impl<T: Clone + Eq + Hash> Queue<T> {
     fn file(&mut self, urgency: Urgency) -> &mut File<T> {
         &mut self.files[urgency as usize]
     }
+}
+
+/// Whether of a tenant fewer run than may.
+fn below(running: &HashMap<u64, usize>, most: usize) -> impl Fn(&u64) -> bool {
+    move |tenant| running.get(tenant).is_none_or(|running| *running < most)
 }
 
 #[cfg(test)]
@@ -240,6 +241,26 @@ mod tests {
         queue.add(&"b2", Changed, now);
         queue.add(&"c1", Changed, now);
         assert_eq!(drain(&mut queue, now), ["a2", "b1", "c1", "a3", "b2", "a4"]);
+    }
+
+    #[test]
+    fn no_tenant_has_more_places_than_he_may_whatever_of_his_is_due() {
+        let now = Instant::now();
+        let mut queue = Queue::new(|object: &&str| u64::from(object.as_bytes()[0]));
+        queue.limit_each(2);
+        for object in ["a1", "a2", "a3", "a4"] {
+            queue.add(&object, Changed, now);
+        }
+        assert_eq!(drain(&mut queue, now), ["a1", "a2"]);
+        assert_eq!(queue.next_due(), None, "nobody is to be woken for what may not go");
+        queue.add(&"b1", Routine, now);
+        assert_eq!(queue.next_due(), Some(now));
+        assert_eq!(drain(&mut queue, now), ["b1"]);
+        queue.ended(&"a2");
+        assert_eq!(queue.next_due(), Some(now));
+        assert_eq!(drain(&mut queue, now), ["a3"]);
+        queue.limit_each(3);
+        assert_eq!(drain(&mut queue, now), ["a4"]);
     }
 
     #[test]

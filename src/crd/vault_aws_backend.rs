@@ -140,7 +140,7 @@ pub struct VaultConnection {
     #[serde(default = "ten_seconds")]
     pub request_timeout: Span,
     /// The most requests that one operator process sends to this address. Of several backends with one
-    /// address the lowest limit holds for all.
+    /// address the lowest limit holds for all. Requests that wait take turns by namespace.
     #[serde(default)]
     pub rate_limit: RateLimit,
 }

@@ -577,6 +577,9 @@ reasons! {
         Synced,
         /// Some certificates are not delivered; see status.certificates.
         CertificatesRefused,
+        /// Not every certificate could be read in one look: what was read is delivered, and the next
+        /// look goes on with the rest.
+        PartlyRead,
         /// No certificate lies in the directory.
         SourceEmpty,
         /// More certificates than a sync may hold.

@@ -88,7 +88,7 @@ impl Roles {
         names: &Names,
         cluster: &str,
     ) -> Result<Plan, Error> {
-        let vault = self.connections.operator(backend).await?;
+        let vault = self.connections.operator(backend, tenant(role)).await?;
         let observed = observe::observe(&vault, names).await?;
         let owner = names.marker(role, cluster);
         let removable = claim::removable(names, &owner, recorded_id(role), &observed);

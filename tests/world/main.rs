@@ -50,6 +50,7 @@ mod import;
 mod isolation;
 mod kills;
 mod leaks;
+mod limits;
 mod login;
 mod main_line;
 mod managed;
@@ -110,6 +111,7 @@ fn tests() -> Vec<Test> {
         hostile_specs::tests(),
         entries::tests(),
         faults::tests(),
+        limits::tests(),
         refusals::tests(),
         grants::tests(),
         import::tests(),

@@ -26,6 +26,7 @@ use crate::{
 tests![
     a_thousand_syncs_come_back_at_the_limit_and_with_one_login,
     nine_hundred_that_fail_delay_nobody_elses_first_certificate,
+    hundreds_of_certificates_at_a_low_limit_delay_nobody_elses_first,
 ];
 
 const CROWD: usize = 1000;
@@ -179,13 +180,7 @@ async fn calm(world: &World) {
 async fn nine_hundred_that_fail_delay_nobody_elses_first_certificate(world: World) {
     const FAILING: usize = 900;
     let issued = Authority::new("World CA").issue("web.example.com");
-    let rule = json!([
-        {"name": "many", "namespaces": {"names": [world.id]}, "accounts": [ACCOUNT],
-         "iamRoles": [world.iam_role("web")]},
-        {"name": "few", "namespaces": {"names": [neighbour(&world)]}, "accounts": [ACCOUNT],
-         "iamRoles": [world.iam_role("few-*")]},
-    ]);
-    world.backend().with("spec.tenancy", rule).apply().await;
+    world.backend().with("spec.tenancy", many_and_few(&world)).apply().await;
     world.role("web").apply().await;
     world.ready("vaultawsrole/web").await;
     let names = ["few-1", "few-2"];
@@ -217,6 +212,69 @@ async fn nine_hundred_that_fail_delay_nobody_elses_first_certificate(world: Worl
         tokio::time::sleep(Duration::from_secs(10)).await;
     }
     calm(&world).await;
+}
+
+async fn hundreds_of_certificates_at_a_low_limit_delay_nobody_elses_first(world: World) {
+    const SYNCS: usize = 16;
+    const CERTIFICATES: usize = 100;
+    let front = Front::before_vault(&world.stage.lab).await.expect("a front");
+    let issued = Authority::new("World CA").issue("web.example.com");
+    for number in 0..CERTIFICATES {
+        world.put_certificate("web", &format!("c{number:02}"), &issued).await;
+    }
+    let backend = world.backend().with("spec.vault.address", front.url());
+    let backend = backend.with("spec.tenancy", many_and_few(&world));
+    backend.clone().apply().await;
+    world.role("web").apply().await;
+    world.ready("vaultawsrole/web").await;
+    settle(&world, &issued, &["few-1"]).await;
+    // In line behind all of the others, each request would wait for eight seconds.
+    let limit = json!({"requestsPerSecond": 2, "burst": 1});
+    backend.with("spec.vault.rateLimit", limit).apply().await;
+    front.forget_requests();
+    for number in 0..SYNCS {
+        let sync = world.sync(&format!("s{number:02}")).with("spec.roleRef.name", "web");
+        sync.apply().await;
+    }
+    // The first of them have a certificate, and all of them ask for more.
+    let of_the_others = Api::<Secret>::namespaced(world.kube(), &world.id);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let begun = Instant::now();
+    in_the_neighbourhood(world.sync("few-1"), &world).apply().await;
+    let secrets = Api::<Secret>::namespaced(world.kube(), &neighbour(&world));
+    world
+        .eventually("somebody else's first certificate", Duration::from_secs(7), async || {
+            secrets.get("few-1-tls").await.ok()
+        })
+        .await;
+    let took = begun.elapsed().as_secs_f64();
+    say(&format!("one certificate beside {SYNCS} times {CERTIFICATES}, two a second: {took:.1} s"));
+    // They were not stopped for it.
+    let data = |front: &Front| {
+        let requests = front.requests();
+        requests.iter().filter(|request| request.path.contains("/data/")).count()
+    };
+    let before = data(&front);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(data(&front) >= before + 10, "{before} and {}", data(&front));
+    world
+        .eventually("certificates of the others", CONVERGENCE, async || {
+            let list = of_the_others.list(&ListParams::default()).await.ok()?;
+            let is_ours = |secret: &&Secret| secret.type_.as_deref() == Some("kubernetes.io/tls");
+            (list.items.iter().filter(is_ours).count() > 0).then_some(())
+        })
+        .await;
+    calm(&world).await;
+}
+
+/// This team's one role, and the few of another team.
+fn many_and_few(world: &World) -> serde_json::Value {
+    json!([
+        {"name": "many", "namespaces": {"names": [world.id]}, "accounts": [ACCOUNT],
+         "iamRoles": [world.iam_role("web")]},
+        {"name": "few", "namespaces": {"names": [neighbour(world)]}, "accounts": [ACCOUNT],
+         "iamRoles": [world.iam_role("few-*")]},
+    ])
 }
 
 /// Another team's namespace.

@@ -14,7 +14,7 @@ use futures::future::LocalBoxFuture;
 use libtest_mimic::{Failed, Trial};
 
 use crate::{
-    kills,
+    kills, limits,
     stage::{RUNTIME_THREAD, Stage, Stages},
     storms,
     world::World,
@@ -69,6 +69,8 @@ fn limit(name: &str) -> Duration {
         kills::limit()
     } else if name.starts_with("storms::") {
         storms::limit()
+    } else if name.starts_with("limits::") {
+        limits::limit()
     } else {
         LIMIT
     }

@@ -65,7 +65,7 @@ fn intact() -> Held {
 
 fn observed(source: Source, held: Held) -> Observed {
     let entry = Entry { name: "tls".into(), secret: Ok("web-tls".into()), source, held };
-    Observed { entries: vec![entry], clock_skewed: false, is_listed: true, password: None }
+    Observed { entries: vec![entry], is_listed: true, ..Observed::default() }
 }
 
 /// The status after `leaf` was delivered in version 1.
@@ -588,4 +588,67 @@ mod any {
             prop_assert!(surplus.data.iter().all(|key| !payload.data.contains_key(key)));
         }
     }
+}
+
+/// A pass that looked at nothing of these.
+fn passing_over(names: &[&str], entries: Vec<Entry>) -> Observed {
+    let passed_over = names.iter().map(|name| (*name).to_owned()).collect();
+    Observed { entries, passed_over, is_listed: true, ..Observed::default() }
+}
+
+fn entry_of(name: &str, source: Source, held: Held) -> Entry {
+    Entry { name: name.into(), secret: Ok(format!("web-{name}")), source, held }
+}
+
+#[test]
+fn what_a_pass_did_not_come_to_keeps_what_was_said_of_it() {
+    let mut previous = delivered(&leaf());
+    let other = step_of(&desired(), Source::Destroyed, intact(), &previous).status;
+    previous.certificates.push(CertificateStatus { name: "zz".into(), ..other });
+    // Another wish since: the shape says in which it was delivered, and goes on saying so.
+    let mut desired = desired();
+    desired.target.labels.insert("team".into(), "a".into());
+    let observed = passing_over(&["tls", "zz", "never-seen"], Vec::new());
+    let plan = plan(&desired, observed, &previous, now());
+    assert!(plan.is_empty(), "{plan}");
+    let statuses: Vec<_> = plan.steps.into_iter().map(|step| step.status).collect();
+    assert_eq!(statuses, previous.certificates, "and what was never seen is not invented");
+}
+
+#[test]
+fn what_a_pass_came_to_is_delivered_beside_what_it_did_not_come_to_and_in_order() {
+    let (leaf, previous) = (leaf(), delivered(&leaf()));
+    let read = |name| entry_of(name, read(&leaf, 1), Held::Absent);
+    // Read in another order than that of the names.
+    let observed = passing_over(&["tls"], vec![read("zz"), read("aa")]);
+    let plan = plan(&desired(), observed, &previous, now());
+    let expected = "create secret web-aa (aa version 1)\n\
+                    leave secret web-tls (tls unchanged)\n\
+                    create secret web-zz (zz version 1)\n";
+    assert_eq!(plan.to_string(), expected);
+}
+
+#[test]
+fn a_removal_is_never_concluded_from_a_pass_that_did_not_come_to_the_entry() {
+    let mut desired = desired();
+    desired.target.delete_removed = true;
+    let mut previous = delivered(&leaf());
+    let look = |observed, previous: &VaultCertSyncStatus, now| {
+        let mut plan = plan(&desired, observed, previous, now);
+        assert_eq!(plan.steps.len(), 1, "{plan}");
+        plan.steps.remove(0)
+    };
+    let first = look(observed(Source::Absent, intact()), &previous, now());
+    assert_eq!(first.status.reason.as_deref(), Some("SourceRemoved"));
+    previous.certificates = vec![first.status];
+    // However often and however late: only a look at the entry confirms it.
+    for minutes in [1, 60, 6000] {
+        let later = now() + SignedDuration::from_mins(minutes);
+        let step = look(passing_over(&["tls"], Vec::new()), &previous, later);
+        assert!(matches!(step.action, Action::Leave), "after {minutes} minutes");
+        assert_eq!(step.status, previous.certificates[0]);
+    }
+    let later = now() + SignedDuration::from_mins(1);
+    let step = look(observed(Source::Absent, intact()), &previous, later);
+    assert!(matches!(step.action, Action::Delete { .. }));
 }

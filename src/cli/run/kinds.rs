@@ -12,7 +12,7 @@ use futures::{
 use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{ResourceExt, core::PartialObjectMeta, runtime::reflector::ObjectRef};
 
-use super::{Error, Operator};
+use super::{Error, Operator, PASS_DEADLINE};
 use crate::{
     aws::identity::Ambient,
     backend::{
@@ -24,6 +24,7 @@ use crate::{
         accounts::Accounts,
         desired::{backend_name, role_name},
         identity::Identities,
+        round::Rounds,
         secrets::Secrets,
     },
     cli::Controller,
@@ -237,6 +238,8 @@ fn sync(
         metrics: operator.metrics.clone(),
         started: clock::now(),
         memory: Memory::default(),
+        rounds: Rounds::default(),
+        reading: PASS_DEADLINE / 3,
     });
     let (roles, backends, namespaces) = (roles.clone(), backends.clone(), namespaces.clone());
     let shell = operator.shell("sync");
