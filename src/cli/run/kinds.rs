@@ -164,8 +164,11 @@ fn role(
         let by_backend = triggers(&backends, {
             let store = store.clone();
             move |event| {
+                let uses = |role: &VaultAwsRole| role.spec.backend_ref.name == event.object.name;
                 if backend_matters(event) {
-                    named(&store, |role| role.spec.backend_ref.name == event.object.name)
+                    named(&store, uses)
+                } else if keys_written(event) {
+                    named(&store, |role| uses(role) && !is_ready(role))
                 } else {
                     Vec::new()
                 }
@@ -349,6 +352,9 @@ fn backend_matters(event: &Event<VaultAwsBackend>) -> bool {
                 status.and_then(|status| status.cluster_id.clone()),
                 status.and_then(|status| status.in_effect.clone()),
                 ready,
+                // Another Vault, or a mount that was made anew, has none of the roles.
+                status.and_then(|status| status.vault_cluster_id.clone()),
+                status.and_then(|status| status.mount_accessor.clone()),
                 // Wildcards and unique IDs wait for it.
                 status
                     .and_then(|status| find(&status.conditions, "VersionSafe"))
@@ -357,6 +363,20 @@ fn backend_matters(event: &Event<VaultAwsBackend>) -> bool {
         })
     };
     part(&event.old) != part(&event.new)
+}
+
+/// Vault has other AWS keys: what waits for them may go on.
+fn keys_written(event: &Event<VaultAwsBackend>) -> bool {
+    let part = |backend: &Option<Arc<VaultAwsBackend>>| {
+        backend.as_ref()?.status.as_ref().and_then(|status| status.client_keys.clone())
+    };
+    part(&event.old) != part(&event.new)
+}
+
+fn is_ready(role: &VaultAwsRole) -> bool {
+    let status = role.status.as_ref();
+    let ready = status.and_then(|status| find(&status.conditions, READY));
+    ready.is_some_and(|ready| ready.status == "True")
 }
 
 /// Another verdict on the role, another name or ID in Vault, or its deletion.
