@@ -92,6 +92,8 @@ pub struct Certs {
 #[derive(Debug, Default)]
 pub struct Memory {
     known: Mutex<HashMap<(String, String), Remembered>>,
+    /// The value of the annotation that asks for a look, where it was last acted on in vain or not.
+    asked_for: Mutex<HashMap<(String, String), String>>,
     hasher: RandomState,
 }
 
@@ -109,6 +111,20 @@ struct Remembered {
 impl Memory {
     fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Remembered>> {
         lock(&self.known)
+    }
+
+    /// Whether somebody asks for a look, and that for the first time: each value counts once.
+    fn is_asked_for(&self, namespace: &str, name: &str, asked: Option<String>) -> bool {
+        let Some(asked) = asked else { return false };
+        let key = (namespace.to_owned(), name.to_owned());
+        lock(&self.asked_for).insert(key, asked.clone()) != Some(asked)
+    }
+
+    /// The sync is gone.
+    fn forget(&self, namespace: &str, name: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.lock().remove(&key);
+        lock(&self.asked_for).remove(&key);
     }
 
     /// A number for what is asked for: two wishes have the same one by chance only, and which do cannot
@@ -219,7 +235,7 @@ impl Reconcile for Certs {
         let namespace = namespace.unwrap_or_default();
         self.secrets.forget(namespace, name);
         self.accounts.forget(namespace, name);
-        self.memory.lock().remove(&(namespace.to_owned(), name.to_owned()));
+        self.memory.forget(namespace, name);
         self.metrics.sync_gone(namespace, name);
     }
 }
@@ -304,6 +320,12 @@ impl Certs {
             return Ok(settled(previous, interval, now));
         }
 
+        // Whoever asks has seen to what was wrong.
+        let asked =
+            refresh(sync).filter(|asked| Some(asked) != previous.last_handled_refresh.as_ref());
+        if self.memory.is_asked_for(&namespace, &name, asked) {
+            self.identities.sessions.forgive(&key);
+        }
         let session = aside(self.identities.session(&key, &desired, &place)).await?;
         // Large, and many passes wait for a session at once: the rest has a place of its own.
         Box::pin(async {
@@ -335,6 +357,7 @@ impl Certs {
                 );
             }
             let owner = owner(sync);
+            let mount = plan.mount.clone();
             let applied = apply(plan, &api, &view, &owner, &previous.certificates, now).await;
             let near = verdict::near_the_end(&applied.certificates, now).unwrap_or(interval);
             self.remember(sync, &desired, interval, near, now);
@@ -342,6 +365,7 @@ impl Certs {
 
             let mut status = previous;
             status.last_handled_refresh = refresh(sync).or(status.last_handled_refresh);
+            status.source_accessor = mount;
             let before = status.certificates.clone();
             let mut outcome = verdict::told(status, applied.certificates, interval, now);
             for reason in verdict::new_refusals(&before, &outcome.status.certificates) {

@@ -22,10 +22,10 @@ use super::{
     secrets::{Seen, View},
 };
 use crate::{
-    crd::{CertificateStatus, SyncReason, VaultCertSyncStatus},
+    crd::{CertificateState, CertificateStatus, SyncReason, VaultCertSyncStatus},
     fault::{Fault, Retry},
     redacted::Redacted,
-    vault::{self, Caller, kv},
+    vault::{self, Caller, kv, mounts},
 };
 
 /// How deep directories below the role's own are listed.
@@ -144,7 +144,27 @@ pub async fn observe(
         Some(keystore) if is_read => Some(password(api, keystore).await?),
         _ => None,
     };
-    Ok(Observed { entries, clock_skewed: is_skewed(vault), is_listed, password })
+    let mount = mount(vault, desired, previous, &entries).await?;
+    Ok(Observed { entries, clock_skewed: is_skewed(vault), is_listed, password, mount })
+}
+
+/// In which mount this is, where that decides whether an entry was removed, now or later.
+async fn mount(
+    vault: &Caller,
+    desired: &Desired,
+    previous: &VaultCertSyncStatus,
+    entries: &[Entry],
+) -> Result<Option<String>, Error> {
+    let is_news = |entry: &Entry| matches!(entry.source, Source::Absent | Source::Read { .. });
+    let unknown = previous.source_accessor.is_none();
+    if !desired.target.delete_removed || !(unknown || entries.iter().any(is_news)) {
+        return Ok(None);
+    }
+    match mounts::secrets_mount(vault, &desired.kv_mount).await {
+        Ok(mount) => Ok(Some(mount.accessor).filter(|accessor| !accessor.is_empty())),
+        Err(error) if error.is_denied() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The entries that are meant.
@@ -181,7 +201,9 @@ fn names(
     listed: BTreeSet<String>,
     previous: &VaultCertSyncStatus,
 ) -> BTreeSet<String> {
-    let delivered = previous.certificates.iter().map(|status| status.name.clone());
+    // What was refused has no Secret: where it is no longer, it is no longer told of.
+    let has_secret = |status: &&CertificateStatus| status.state != CertificateState::Refused;
+    let delivered = previous.certificates.iter().filter(has_secret).map(|one| one.name.clone());
     let all = desired.selection.exact.iter().cloned().chain(listed).chain(delivered);
     all.filter(|name| desired.selection.takes(name)).collect()
 }
