@@ -35,6 +35,7 @@ mod acl;
 mod apiserver;
 mod backends;
 mod certificates;
+mod clusters;
 mod credential_process;
 mod deletion;
 mod delivery;
@@ -45,9 +46,11 @@ mod entries;
 mod faults;
 mod grants;
 mod hostile_specs;
+mod hostile_sts;
 mod identities;
 mod import;
 mod isolation;
+mod keys;
 mod kills;
 mod leaks;
 mod login;
@@ -55,6 +58,7 @@ mod main_line;
 mod managed;
 mod manifest;
 mod metrics;
+mod mounts;
 mod order;
 mod outages;
 mod ownership;
@@ -110,6 +114,10 @@ fn tests() -> Vec<Test> {
         hostile_specs::tests(),
         entries::tests(),
         faults::tests(),
+        mounts::tests(),
+        clusters::tests(),
+        hostile_sts::tests(),
+        keys::tests(),
         refusals::tests(),
         grants::tests(),
         import::tests(),
@@ -125,6 +133,8 @@ fn tests() -> Vec<Test> {
 fn outage_tests() -> Vec<Test> {
     [
         outages::tests(),
+        clusters::outage_tests(),
+        keys::outage_tests(),
         rotation::outage_tests(),
         metrics::outage_tests(),
         election::tests(),
