@@ -10,7 +10,7 @@ use std::{
 use serde_json::json;
 use vault_aws_lab::{
     Component, Keys, Operator, TrustPolicy,
-    aws::{HOME_ACCOUNT, allow},
+    aws::{HOME_ACCOUNT, allow, role_arn},
 };
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     leaks,
     managed::own_secret,
     stage::say,
-    world::{ACCOUNT, PATIENCE, World},
+    world::{ACCOUNT, OTHER_ACCOUNT, PATIENCE, World},
 };
 
 tests![keys_of_vault_that_aws_takes_no_more_stop_new_principals_alone_until_they_are_replaced];
@@ -169,9 +169,16 @@ async fn keys_of_vault_that_aws_takes_no_more_stop_new_principals_alone_until_th
 ) {
     let aws = &world.stage.lab.aws;
     let name = world.iam_role("vault");
-    let may = allow(&["sts:GetCallerIdentity", "iam:GetRole", "iam:GetUser"]);
+    let may = allow(&["sts:AssumeRole", "sts:GetCallerIdentity", "iam:GetRole", "iam:GetUser"]);
     let user = aws.create_user_with_keys(HOME_ACCOUNT, &name, &may).await.expect("a user");
     let first = planted(user.keys);
+    let reader = world.iam_role("reader");
+    let trust = TrustPolicy { principal_arns: vec![user.arn], external_id: None };
+    for account in [ACCOUNT, OTHER_ACCOUNT] {
+        aws.create_role(account, &reader, "/", &trust).await.expect("a role for Vault");
+        let may = allow(&["iam:GetRole", "iam:GetUser"]);
+        aws.set_role_policy(account, &reader, &may).await.expect("its policy");
+    }
     let secret = async |keys: &Keys| {
         let data = json!({
             "aws_access_key_id": keys.access_key, "aws_secret_access_key": keys.secret_key,
@@ -179,35 +186,40 @@ async fn keys_of_vault_that_aws_takes_no_more_stop_new_principals_alone_until_th
         own_secret(&world, "vault-keys", data).await
     };
     let named = secret(&first).await;
-    // Of an account of others Vault has sessions, which outlive the keys for a while.
-    let backend = world.backend().with("spec.tenancy.0.accounts", json!([HOME_ACCOUNT]));
+    let accounts = [ACCOUNT, OTHER_ACCOUNT]
+        .map(|account| json!({"accountId": account, "stsRoleArn": role_arn(account, &reader)}));
+    let backend = world
+        .backend()
+        .with("spec.naming.role", "{account}-{iamRole}")
+        .with("spec.tenancy.0.accounts", json!([ACCOUNT, OTHER_ACCOUNT]))
+        .with("spec.auth.accounts", json!(accounts));
     backend.with("spec.auth.client.credentialsRef.name", named).apply().await;
-    let role = |name: &str| {
-        let role = world.role(name).with("spec.accountId", HOME_ACCOUNT);
+    // Vault has a session of the account that it asked already, and that outlives the keys for a while.
+    let role = |account: &str, name: &str| {
+        let role = world.role(name).with("spec.accountId", account);
         role.with("spec.resolveAwsUniqueIds", true)
     };
     let authority = Authority::new("World CA");
-    let put = async |role: &str| {
+    let put = async |account: &str, role: &str| {
         let issued = authority.issue("web.example.com");
         let fields = json!({"certificate": issued.certificate, "private_key": issued.key});
-        world.put_entry(HOME_ACCOUNT, role, "tls", fields).await;
+        world.put_entry(account, role, "tls", fields).await;
         issued
     };
-    world.create_iam_role(HOME_ACCOUNT, "web").await;
-    let issued = put("web").await;
-    role("web").apply().await;
+    let issued = put(ACCOUNT, "web").await;
+    role(ACCOUNT, "web").apply().await;
     world.sync("web").with("spec.refreshInterval", "10s").apply().await;
     world.delivered("web-tls", &issued).await;
     world.ready("vaultawsrole/web").await;
 
     aws.delete_keys(HOME_ACCOUNT, &name, &first).await.expect("the keys go");
-    world.create_iam_role(HOME_ACCOUNT, "api").await;
-    let issued = put("api").await;
-    role("api").apply().await;
-    let ready = world.becomes("vaultawsrole/api", "Ready", "False", "VaultAwsKeysInvalid").await;
+    world.create_iam_role(OTHER_ACCOUNT, "api").await;
+    let issued = put(OTHER_ACCOUNT, "api").await;
+    role(OTHER_ACCOUNT, "api").apply().await;
+    let ready = world.becomes("vaultawsrole/api", "Ready", "False", "BadVaultAwsKeys").await;
     say(&format!("Vault's keys are void: {}", ready.message));
     // What is bound goes on, and a login needs no keys of Vault.
-    let next = put("web").await;
+    let next = put(ACCOUNT, "web").await;
     world.refresh("web").await;
     world.delivered("web-tls", &next).await;
     let late = world.sync("late").with("spec.roleRef.name", "web");
