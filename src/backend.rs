@@ -41,7 +41,10 @@ use crate::{
     lock::lock,
     naming::server_id,
     telemetry::Metrics,
-    vault::{self, Tenant, health},
+    vault::{
+        self, Tenant,
+        health::{self, Health},
+    },
 };
 
 /// Between two looks at Vault's health.
@@ -359,14 +362,19 @@ impl Backends {
         let product = health.product();
         status.product = Some(product.name().to_owned());
         status.vault_version = Some(health.version.clone());
-        status.vault_cluster_id = health.cluster_id.clone();
+        if let Some(note) = moved(&mut status.vault_cluster_id, &health) {
+            // The token is none of this Vault's.
+            self.connections.token_refused(backend);
+            tracing::warn!(backend = backend.name_any(), "{}", note.message);
+            found.notes.push(note);
+        }
         found.version = Some(version::verdict(product, &health.version));
         if desired.wants_namespace && !product.has_namespaces() {
             return Err(Error::NamespacesUnsupported(product.name()));
         }
 
         let known = self.memories().get(&backend.name_any()).cloned();
-        let mut memory = Memory::of(known, backend, &health.version);
+        let mut memory = Memory::of(known, backend, &health);
         let mut looked = self.mounts(backend, &desired, status, found, &mut memory, now).await;
         if matches!(&looked, Err(Error::Vault(error)) if error.is_token_invalid()) {
             self.connections.token_refused(backend);
@@ -390,6 +398,20 @@ impl Backends {
     }
 }
 
+/// Takes over the ID of the cluster that answered; what is to be told if it is another one than before.
+fn moved(known: &mut Option<String>, health: &Health) -> Option<Note> {
+    let id = health.cluster_id.clone()?;
+    let before = known.replace(id.clone()).filter(|before| *before != id)?;
+    Some(Note {
+        warning: true,
+        reason: BackendReason::VaultClusterChanged.as_str(),
+        message: format!(
+            "behind the address is another Vault cluster, {id}, and no longer {before}: all is compared \
+             with it, and what it lacks is written; Secrets stay"
+        ),
+    })
+}
+
 /// What a mount lacks on which no role depends does not keep the backend from being ready.
 fn ready_message(mount: Option<&Verdict>) -> &'static str {
     match mount {
@@ -405,5 +427,24 @@ fn check_kv(desired: &Desired, observed: &Observed) -> Result<(), Error> {
         (Some(2), _) => Ok(()),
         (_, true) => Err(Error::KvDenied(desired.kv_mount.clone())),
         _ => Err(Error::NotKvV2(desired.kv_mount.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_cluster_is_told_once_and_one_that_does_not_say_is_no_other() {
+        let health =
+            |id: Option<&str>| Health { cluster_id: id.map(str::to_owned), ..Health::default() };
+        let mut known = None;
+        let mut told = |id| moved(&mut known, &health(id)).map(|note| note.message);
+        assert_eq!(told(Some("a")), None, "the first one is no other");
+        assert_eq!(told(None), None);
+        assert_eq!(told(Some("a")), None);
+        let message = told(Some("b")).expect("another one");
+        assert!(message.contains("cluster, b, and no longer a"), "{message}");
+        assert_eq!(told(Some("b")), None);
     }
 }

@@ -101,6 +101,8 @@ pub struct Certs {
 #[derive(Debug, Default)]
 pub struct Memory {
     known: Mutex<HashMap<(String, String), Remembered>>,
+    /// The value of the annotation that asks for a look, where it was last acted on in vain or not.
+    asked_for: Mutex<HashMap<(String, String), String>>,
     hasher: RandomState,
 }
 
@@ -118,6 +120,20 @@ struct Remembered {
 impl Memory {
     fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Remembered>> {
         lock(&self.known)
+    }
+
+    /// Whether somebody asks for a look, and that for the first time: each value counts once.
+    fn is_asked_for(&self, namespace: &str, name: &str, asked: Option<String>) -> bool {
+        let Some(asked) = asked else { return false };
+        let key = (namespace.to_owned(), name.to_owned());
+        lock(&self.asked_for).insert(key, asked.clone()) != Some(asked)
+    }
+
+    /// The sync is gone.
+    fn forget(&self, namespace: &str, name: &str) {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.lock().remove(&key);
+        lock(&self.asked_for).remove(&key);
     }
 
     /// A number for what is asked for: two wishes have the same one by chance only, and which do cannot
@@ -228,9 +244,8 @@ impl Reconcile for Certs {
         let namespace = namespace.unwrap_or_default();
         self.secrets.forget(namespace, name);
         self.accounts.forget(namespace, name);
-        let key = (namespace.to_owned(), name.to_owned());
-        self.memory.lock().remove(&key);
-        self.rounds.end(&key);
+        self.rounds.end(&(namespace.to_owned(), name.to_owned()));
+        self.memory.forget(namespace, name);
         self.metrics.sync_gone(namespace, name);
     }
 }
@@ -318,6 +333,12 @@ impl Certs {
             return Ok(settled(previous, interval, now));
         }
 
+        // Whoever asks has seen to what was wrong.
+        let asked =
+            refresh(sync).filter(|asked| Some(asked) != previous.last_handled_refresh.as_ref());
+        if self.memory.is_asked_for(&namespace, &name, asked) {
+            self.identities.sessions.forgive(&key);
+        }
         let session = aside(self.identities.session(&key, &desired, &place)).await?;
         // Large, and many passes wait for a session at once: the rest has a place of its own.
         Box::pin(async {
@@ -347,6 +368,7 @@ impl Certs {
                 );
             }
             let owner = owner(sync);
+            let mount = plan.mount.clone();
             let applied = apply(plan, &api, &view, &owner, &previous.certificates, now).await;
             again.extend(applied.unwritten);
             let try_again = !again.is_empty();
@@ -368,6 +390,10 @@ impl Certs {
             let before = status.certificates.clone();
             if is_whole {
                 status.last_handled_refresh = refresh(sync).or(status.last_handled_refresh);
+                // What several looks found may lie in different mounts.
+                if is_new || status.source_accessor.is_none() {
+                    status.source_accessor = mount;
+                }
             }
             let mut outcome = match fault {
                 None => verdict::told(status, applied.certificates, &extent, interval, now),

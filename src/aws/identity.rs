@@ -26,7 +26,7 @@ use super::{
     Credentials,
     http::sdk_client,
     signing::{SigningError, is_region, sts_url},
-    text::clean,
+    text::{NOT_OF_STS, clean},
 };
 use crate::{
     clock,
@@ -143,8 +143,9 @@ impl From<SigningError> for Error {
 pub struct Ambient(Arc<Shared>);
 
 struct Shared {
+    region: String,
+    client: SharedHttpClient,
     config: SdkConfig,
-    provider: Option<SharedCredentialsProvider>,
     known: Mutex<Known>,
     // Whoever holds it asks; the others wait for the answer.
     asking: tokio::sync::Mutex<()>,
@@ -152,6 +153,9 @@ struct Shared {
 
 #[derive(Default)]
 struct Known {
+    /// Who is asked. It keeps what it read of files for good, so that after credentials which served
+    /// nobody it is made anew.
+    provider: Option<SharedCredentialsProvider>,
     held: Option<Credentials>,
     /// So that those who waited for the same question need not ask it one after the other.
     failed: Option<(Instant, Error)>,
@@ -169,27 +173,14 @@ impl Ambient {
     /// profile name another.
     pub async fn load(region: &str) -> Result<Self, Error> {
         checked(region)?;
-        let client: SharedHttpClient = sdk_client()?;
-        // Without the machine's metadata: off EC2 that question takes seconds to fail.
-        let regions = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
-            .or_else(ProfileFileRegionProvider::new())
-            .or_else(Region::new(region.to_owned()));
-        let loading = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(client)
-            .region(regions)
-            .retry_config(RetryConfig::standard().with_max_attempts(2))
-            .identity_cache(IdentityCache::no_cache())
-            // It takes an answer that begins late for a stream that stalled, and asks again.
-            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .load();
-        let config = timeout(TIMEOUT, loading).await.map_err(|_| Error::Unreachable {
-            text: "reading the configuration took too long".into(),
-        })?;
-        let provider = config.credentials_provider();
+        let (region, client) = (region.to_owned(), sdk_client()?);
+        let config = configuration(&region, &client).await?;
+        let known = Known { provider: config.credentials_provider(), ..Known::default() };
         Ok(Self(Arc::new(Shared {
+            region,
+            client,
             config,
-            provider,
-            known: Mutex::new(Known::default()),
+            known: Mutex::new(known),
             asking: tokio::sync::Mutex::new(()),
         })))
     }
@@ -211,11 +202,14 @@ impl Ambient {
         }
         match self.ask().await {
             Ok(fresh) => {
-                *self.known() = Known { held: Some(fresh.clone()), failed: None };
+                let mut known = self.known();
+                (known.held, known.failed) = (Some(fresh.clone()), None);
                 Ok(fresh)
             }
             Err(error) => {
-                self.known().failed = Some((Instant::now(), error.clone()));
+                let mut known = self.known();
+                (known.provider, known.failed) = (None, Some((Instant::now(), error.clone())));
+                drop(known);
                 last_resort(error)
             }
         }
@@ -231,12 +225,25 @@ impl Ambient {
     }
 
     async fn ask(&self) -> Result<Credentials, Error> {
-        let none = |text: &str| Error::NoCredentials { text: text.to_owned() };
-        let provider = self.0.provider.as_ref().ok_or_else(|| none("there is no provider"))?;
+        let provider = self.provider().await?;
         timeout(TIMEOUT, provider.provide_credentials())
             .await
             .map_err(|_| Error::Unreachable { text: "no answer in time".to_owned() })?
             .map_err(|error| not_provided(&error))
+    }
+
+    /// Who is asked: the one that there is, or one that reads all files anew.
+    async fn provider(&self) -> Result<SharedCredentialsProvider, Error> {
+        let known = self.known().provider.clone();
+        if let Some(provider) = known {
+            return Ok(provider);
+        }
+        let config = configuration(&self.0.region, &self.0.client).await?;
+        let provider = config
+            .credentials_provider()
+            .ok_or_else(|| Error::NoCredentials { text: "there is no provider".to_owned() })?;
+        self.known().provider = Some(provider.clone());
+        Ok(provider)
     }
 
     /// Those in hand, if they are good for `margin` longer.
@@ -273,6 +280,25 @@ impl Ambient {
         }
         Ok(aws_sdk_sts::Client::from_conf(config.build()))
     }
+}
+
+/// The SDK's configuration, as environment and files have it now.
+async fn configuration(region: &str, client: &SharedHttpClient) -> Result<SdkConfig, Error> {
+    // Without the machine's metadata: off EC2 that question takes seconds to fail.
+    let regions = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+        .or_else(ProfileFileRegionProvider::new())
+        .or_else(Region::new(region.to_owned()));
+    let loading = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(client.clone())
+        .region(regions)
+        .retry_config(RetryConfig::standard().with_max_attempts(2))
+        .identity_cache(IdentityCache::no_cache())
+        // It takes an answer that begins late for a stream that stalled, and asks again.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .load();
+    timeout(TIMEOUT, loading)
+        .await
+        .map_err(|_| Error::Unreachable { text: "reading the configuration took too long".into() })
 }
 
 /// A role to assume.
@@ -378,13 +404,22 @@ pub fn session_name(name: &str) -> String {
 }
 
 fn session(found: Option<aws_sdk_sts::types::Credentials>) -> Result<Credentials, Error> {
+    let useless = |why: &str| Error::Other { text: format!("STS answered {why}") };
     let found = found
-        .ok_or_else(|| Error::Other { text: "STS answered without credentials".to_owned() })?;
+        .filter(|found| {
+            let parts = [&found.access_key_id, &found.secret_access_key, &found.session_token];
+            parts.iter().all(|part| !part.is_empty())
+        })
+        .ok_or_else(|| useless("without credentials"))?;
+    let end = SystemTime::try_from(found.expiration).ok();
+    if end.is_some_and(|end| end <= SystemTime::from(clock::now())) {
+        return Err(useless("with credentials that are over: one of the clocks is wrong"));
+    }
     Ok(Credentials::new(
         found.access_key_id,
         found.secret_access_key,
         Some(found.session_token),
-        SystemTime::try_from(found.expiration).ok(),
+        end,
         "sts",
     ))
 }
@@ -404,6 +439,15 @@ fn refused<E: ProvideErrorMetadata + std::error::Error + 'static>(
     error: &SdkError<E, HttpResponse>,
 ) -> Error {
     match error {
+        SdkError::ServiceError(answer) if answer.err().meta().code().is_none() => {
+            let status = answer.raw().status().as_u16();
+            Error::Unreachable { text: format!("{NOT_OF_STS}, with status {status}") }
+        }
+        // The SDK quotes what it could not read.
+        SdkError::ResponseError(answer) => {
+            let status = answer.raw().status().as_u16();
+            Error::Unreachable { text: format!("{NOT_OF_STS}, with status {status}") }
+        }
         SdkError::ServiceError(answer) => {
             let metadata = answer.err().meta();
             judge(metadata.code().unwrap_or_default(), metadata.message().unwrap_or_default())

@@ -4,6 +4,12 @@ use std::borrow::Cow;
 
 /// The longest text that is kept, in bytes: it goes into conditions and events.
 const MESSAGE_BYTES: usize = 512;
+/// The longest word: an ARN is shorter, and a token of any kind is longer.
+const WORD_BYTES: usize = 300;
+/// Behind it Vault quotes an answer.
+const QUOTES: &str = "from STS:";
+/// What is said instead of an answer that is none of STS.
+pub(crate) const NOT_OF_STS: &str = "what answered is not STS";
 
 /// One line, without what differs from try to try (request ids, times, local ports), without what
 /// AWS echoes of a signed request, at most 512 bytes.
@@ -63,9 +69,9 @@ pub(super) fn element<'x>(xml: &'x str, name: &str) -> Option<&'x str> {
 /// Code and message instead of the whole answer of STS, which Vault quotes as it came.
 fn without_xml(text: &str) -> Cow<'_, str> {
     const END: &str = "</ErrorResponse>";
-    let Some((before, xml)) = text.split_once("<ErrorResponse") else { return Cow::Borrowed(text) };
+    let Some((before, xml)) = text.split_once("<ErrorResponse") else { return without_quote(text) };
     let (xml, after) = xml.split_once(END).unwrap_or((xml, ""));
-    let Some(code) = element(xml, "Code") else { return Cow::Borrowed(text) };
+    let Some(code) = element(xml, "Code") else { return without_quote(text) };
     // It has no end where the rest was cut off.
     let message = element(xml, "Message")
         .or_else(|| Some(xml.split_once("<Message>")?.1.trim()))
@@ -73,6 +79,15 @@ fn without_xml(text: &str) -> Cow<'_, str> {
     let colon = if message.is_some() { ": " } else { "" };
     let message = unescaped(message.unwrap_or_default());
     Cow::Owned(format!("{before}{code}{colon}{message}{after}"))
+}
+
+/// Vault quotes whatever answered in STS's place. That may be anything, the request with its session
+/// token among it.
+fn without_quote(text: &str) -> Cow<'_, str> {
+    match text.split_once(QUOTES) {
+        Some((before, _)) => Cow::Owned(format!("{before}{QUOTES} {NOT_OF_STS}")),
+        None => Cow::Borrowed(text),
+    }
 }
 
 /// The characters that XML writes as entities.
@@ -90,8 +105,12 @@ fn unescaped(text: &str) -> String {
     .fold(text.to_owned(), |text, (entity, character)| text.replace(entity, character))
 }
 
-/// A word without a time stamp of AWS and without the local end of a connection.
+/// A word without a time stamp of AWS and without the local end of a connection; one that could be a
+/// token is none.
 fn steady(word: &str) -> Cow<'_, str> {
+    if word.len() > WORD_BYTES {
+        return Cow::Borrowed("…");
+    }
     if let Some((_, remote)) = word.split_once("->") {
         return Cow::Borrowed(remote);
     }
@@ -153,8 +172,27 @@ mod tests {
         // What AWS echoes is cut off, and with it the end of the message.
         let echo = "It does not match.\n\nThe Canonical String for this request should have been";
         assert_eq!(clean(&quoted(echo)), format!("{told}: It does not match."));
-        // Something else than an answer of STS stays as it is.
+        // Something else that is no quotation stays as it is.
         assert_eq!(clean("<ErrorResponse>no</ErrorResponse>"), "<ErrorResponse>no</ErrorResponse>");
+    }
+
+    #[test]
+    fn what_is_quoted_and_is_no_answer_of_sts_is_not_repeated() {
+        let said = "received error code 403 from STS: what answered is not STS";
+        for answer in [
+            "",
+            "<html>x-amz-security-token: SECRET</html>",
+            "<ErrorResponse>SECRET</ErrorResponse>",
+            "<Request>SECRET <ErrorResponse></ErrorResponse></Request>",
+        ] {
+            assert_eq!(clean(&format!("received error code 403 from STS: {answer}")), said);
+        }
+    }
+
+    #[test]
+    fn a_word_that_could_be_a_token_is_left_out() {
+        let token = "IQoJb3JpZ2luX2Vj".repeat(40);
+        assert_eq!(clean(&format!("no: {token} is invalid")), "no: … is invalid");
     }
 
     #[test]
@@ -166,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_at_a_character() {
-        let text = clean(&"é".repeat(600));
+        let text = clean(&"éé ".repeat(200));
         assert!(text.len() <= MESSAGE_BYTES);
         assert!(text.ends_with('…'));
     }

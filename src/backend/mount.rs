@@ -26,7 +26,7 @@ use crate::{
     },
     crd::{BackendReason, REFRESH_ANNOTATION, VaultAwsBackend, VaultAwsBackendStatus},
     fault::{Fault as _, chain},
-    vault::{Caller, Tenant, aws_auth},
+    vault::{Caller, Tenant, aws_auth, health::Health},
 };
 
 /// Between two comparisons of the mounts while nothing changes.
@@ -45,6 +45,8 @@ pub(super) struct Wish {
     refresh: Option<String>,
     /// Of Vault: another version may keep what this one does not.
     version: String,
+    /// Of Vault's: another one has mounts of its own.
+    cluster: Option<String>,
 }
 
 /// What is remembered of a mount from pass to pass.
@@ -63,12 +65,13 @@ pub(super) struct Memory {
 
 impl Memory {
     /// The memory of this backend, or an empty one if another thing is wished now.
-    pub(super) fn of(known: Option<Self>, backend: &VaultAwsBackend, version: &str) -> Self {
+    pub(super) fn of(known: Option<Self>, backend: &VaultAwsBackend, health: &Health) -> Self {
         let of = Wish {
             uid: backend.uid().unwrap_or_default(),
             generation: backend.metadata.generation,
             refresh: backend.annotations().get(REFRESH_ANNOTATION).cloned(),
-            version: version.to_owned(),
+            version: health.version.clone(),
+            cluster: health.cluster_id.clone(),
         };
         known.filter(|known| known.of == of).unwrap_or(Self { of, ..Self::default() })
     }
@@ -425,15 +428,22 @@ mod tests {
     }
 
     #[test]
-    fn another_spec_another_version_or_a_wish_is_looked_at_anew() {
-        let known = Memory { dropped: set(&["x"]), ..Memory::of(None, &backend(1, "a"), "1.21.1") };
-        let of = |backend: &VaultAwsBackend, version: &str| {
-            Memory::of(Some(known.clone()), backend, version).dropped.len()
+    fn another_spec_another_vault_or_a_wish_is_looked_at_anew() {
+        let vault = |version: &str, cluster: &str| Health {
+            version: version.to_owned(),
+            cluster_id: Some(cluster.to_owned()),
+            ..Health::default()
         };
-        assert_eq!(of(&backend(1, "a"), "1.21.1"), 1);
-        assert_eq!(of(&backend(2, "a"), "1.21.1"), 0);
-        assert_eq!(of(&backend(1, "b"), "1.21.1"), 0);
-        assert_eq!(of(&backend(1, "a"), "2.0.0"), 0, "it may know the field");
+        let first = Memory::of(None, &backend(1, "a"), &vault("1.21.1", "c"));
+        let known = Memory { dropped: set(&["x"]), ..first };
+        let of = |backend: &VaultAwsBackend, version: &str, cluster: &str| {
+            Memory::of(Some(known.clone()), backend, &vault(version, cluster)).dropped.len()
+        };
+        assert_eq!(of(&backend(1, "a"), "1.21.1", "c"), 1);
+        assert_eq!(of(&backend(2, "a"), "1.21.1", "c"), 0);
+        assert_eq!(of(&backend(1, "b"), "1.21.1", "c"), 0);
+        assert_eq!(of(&backend(1, "a"), "2.0.0", "c"), 0, "it may know the field");
+        assert_eq!(of(&backend(1, "a"), "1.21.1", "d"), 0, "it has another mount");
     }
 
     #[test]

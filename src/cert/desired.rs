@@ -38,6 +38,8 @@ pub struct Desired {
     pub iam_role: IamRole,
     /// The role at which to log in to Vault.
     pub vault_role: String,
+    /// The ID that Vault gave that role, where a VaultAwsRole tells it: another one is another role.
+    pub vault_role_id: Option<String>,
     /// The auth mount.
     pub auth_mount: String,
     /// Value of X-Vault-AWS-IAM-Server-ID.
@@ -383,8 +385,10 @@ impl Desired {
                 external_id: external_id(&backend.spec, &cluster_id, &namespace),
             },
         };
+        let status = role.and_then(|role| role.status.as_ref());
         Ok(Self {
             vault_role,
+            vault_role_id: status.and_then(|status| status.role_id.clone()),
             auth_mount: backend.spec.auth.mount.clone(),
             server_id: server_id(&backend.spec).ok_or(Refusal::Address(backend_name))?,
             region: backend.spec.aws.region.clone(),

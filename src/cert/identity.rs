@@ -47,6 +47,8 @@ pub struct Key {
     backend: BackendKey,
     mount: String,
     vault_role: String,
+    /// What failed at a role says nothing of one that was written anew.
+    vault_role_id: Option<String>,
     namespace: String,
     identity: Proof,
     arn: String,
@@ -252,6 +254,7 @@ impl Identities {
             backend: place.backend.clone(),
             mount: desired.auth_mount.clone(),
             vault_role: desired.vault_role.clone(),
+            vault_role_id: desired.vault_role_id.clone(),
             namespace: place.namespace.to_owned(),
             identity,
             arn: desired.iam_role.arn(),

@@ -29,7 +29,7 @@ use crate::{
     crd::{CertificateState, CertificateStatus, SyncReason, VaultCertSyncStatus},
     fault::{Fault, Retry},
     redacted::Redacted,
-    vault::{self, Caller, Cause, Throttle, kv},
+    vault::{self, Caller, Cause, Throttle, kv, mounts},
 };
 
 /// How deep directories below the role's own are listed.
@@ -175,8 +175,19 @@ pub async fn observe(vault: &Caller, look: &Look<'_>) -> Result<Reading, Error> 
         _ => None,
     };
     let passed_over = secrets.into_keys().chain(reading.unread.iter().cloned()).collect();
+    let mount = if reading.stopped_by.is_some() {
+        None
+    } else {
+        match mount(vault, look, &entries).await {
+            Ok(mount) => mount,
+            Err(error) => {
+                reading.stopped_by = Some(error.stops_after(entries.len())?);
+                None
+            }
+        }
+    };
     let clock_skewed = is_skewed(vault);
-    reading.observed = Observed { entries, passed_over, clock_skewed, is_listed, password };
+    reading.observed = Observed { entries, passed_over, clock_skewed, is_listed, password, mount };
     Ok(reading)
 }
 
@@ -264,6 +275,25 @@ pub fn is_intact(one: &CertificateStatus, desired: &Desired, view: &View) -> boo
     is_in_shape && seen.map(|seen| seen.resource_version) == one.secret_resource_version
 }
 
+/// In which mount this is, where that decides whether an entry was removed, now or later.
+async fn mount(
+    vault: &Caller,
+    look: &Look<'_>,
+    entries: &[Entry],
+) -> Result<Option<String>, Error> {
+    let Look { desired, previous, .. } = *look;
+    let is_news = |entry: &Entry| matches!(entry.source, Source::Absent | Source::Read { .. });
+    let unknown = previous.source_accessor.is_none();
+    if !desired.target.delete_removed || !(unknown || entries.iter().any(is_news)) {
+        return Ok(None);
+    }
+    match mounts::secrets_mount(vault, &desired.kv_mount).await {
+        Ok(mount) => Ok(Some(mount.accessor).filter(|accessor| !accessor.is_empty())),
+        Err(error) if error.is_denied() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The entries that are meant.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Selected {
@@ -298,7 +328,9 @@ fn names(
     listed: BTreeSet<String>,
     previous: &VaultCertSyncStatus,
 ) -> BTreeSet<String> {
-    let delivered = previous.certificates.iter().map(|status| status.name.clone());
+    // What was refused has no Secret: where it is no longer, it is no longer told of.
+    let has_secret = |status: &&CertificateStatus| status.state != CertificateState::Refused;
+    let delivered = previous.certificates.iter().filter(has_secret).map(|one| one.name.clone());
     let all = desired.selection.exact.iter().cloned().chain(listed).chain(delivered);
     all.filter(|name| desired.selection.takes(name)).collect()
 }

@@ -54,6 +54,9 @@ pub struct Observed {
     pub clock_skewed: bool,
     /// Whether the directory was listed and is not empty: only then an entry can be gone.
     pub is_listed: bool,
+    /// Accessor of the mount, where it was asked for: an entry can be gone only from the one in which it
+    /// was found.
+    pub mount: Option<String>,
     /// The password of keystores, where one is asked for and a certificate was read.
     pub password: Option<Redacted<String>>,
 }
@@ -312,6 +315,9 @@ impl Managed {
 pub struct Plan {
     /// Sorted by the entry's name.
     pub steps: Vec<Step>,
+    /// The mount in which all that is delivered was last found; see
+    /// [`VaultCertSyncStatus::source_accessor`].
+    pub mount: Option<String>,
 }
 
 /// What is to be done about one entry.
@@ -457,8 +463,10 @@ pub fn plan(
     previous: &VaultCertSyncStatus,
     now: Timestamp,
 ) -> Plan {
-    let Observed { entries, passed_over, clock_skewed, is_listed, password } = observed;
-    let seen = Seen { clock_skewed, is_listed, password: password.as_ref(), now };
+    let Observed { entries, passed_over, clock_skewed, is_listed, password, mount } = observed;
+    let known = previous.source_accessor.as_ref().filter(|_| desired.target.delete_removed);
+    let is_its_mount = mount.as_ref().is_some_and(|mount| known.is_none_or(|known| known == mount));
+    let seen = Seen { clock_skewed, is_listed, is_its_mount, password: password.as_ref(), now };
     let looked_at = entries.into_iter().filter_map(|entry| {
         let before = previous.certificates.iter().find(|status| status.name == entry.name);
         let mut step = step(desired, entry, before, &seen)?;
@@ -475,13 +483,27 @@ pub fn plan(
         .map(|status| Step { action: Action::Leave, status: status.clone() });
     let mut steps: Vec<Step> = looked_at.chain(passed_over).collect();
     steps.sort_by(|one, other| one.status.name.cmp(&other.status.name));
-    Plan { steps }
+    let mount = match (known, mount) {
+        (Some(known), _) if steps.iter().any(is_missing) => Some(known.clone()),
+        (known, mount) => mount.or_else(|| known.cloned()),
+    };
+    Plan { steps, mount }
+}
+
+/// Whether the entry of a Secret of ours was not found.
+fn is_missing(step: &Step) -> bool {
+    use SyncReason::{NoDeleteAccess, SourceAbsent, SourceRemoved};
+    let missing = [SourceAbsent, SourceRemoved, NoDeleteAccess].map(SyncReason::as_str);
+    step.status.state == CertificateState::Kept
+        && step.status.reason.as_deref().is_some_and(|reason| missing.contains(&reason))
 }
 
 /// What was seen that concerns every entry.
 struct Seen<'a> {
     clock_skewed: bool,
     is_listed: bool,
+    /// Whether it is the mount in which what is delivered was found.
+    is_its_mount: bool,
     password: Option<&'a Redacted<String>>,
     now: Timestamp,
 }
@@ -492,7 +514,7 @@ fn step(
     before: Option<&CertificateStatus>,
     seen: &Seen<'_>,
 ) -> Option<Step> {
-    let Seen { clock_skewed, is_listed, password, now } = *seen;
+    let Seen { clock_skewed, is_listed, is_its_mount, password, now } = *seen;
     let Entry { name, secret, source, held } = entry;
     let refuse = |reason: SyncReason, message: String| {
         Some(Step {
@@ -517,7 +539,16 @@ fn step(
             None
         }
         Source::Absent if desired.target.delete_removed && is_listed && held.is_ours() => {
-            removed(&name, &secret_name, before, &held, now)
+            if is_its_mount {
+                removed(&name, &secret_name, before, &held, now)
+            } else {
+                refuse(
+                    SyncReason::SourceAbsent,
+                    "there is no such entry in this mount, which is another one than that in which it \
+                     was found: the Secret stays; write the entry, or delete the Secret"
+                        .into(),
+                )
+            }
         }
         Source::Absent => {
             refuse(SyncReason::SourceAbsent, "there is no such entry in Vault".into())

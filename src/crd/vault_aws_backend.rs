@@ -591,6 +591,9 @@ reasons! {
         VaultError,
         /// Vault's answer could not be read.
         VaultAnswerMalformed,
+        /// Behind the address is another Vault cluster than before: all is compared with it, what it lacks
+        /// is written, and nothing is deleted for it.
+        VaultClusterChanged,
         /// A ConfigMap or Secret that the spec names is missing or has not the key.
         ReferenceNotFound,
         /// A ConfigMap or Secret that the spec names holds something that cannot be used.

@@ -319,7 +319,8 @@ pub struct Target {
     /// `vaultaws.dev/adopt-by: <name of this resource>`. Default false.
     #[serde(default)]
     pub adopt: bool,
-    /// What happens to the Secret of an entry that was removed from Vault with all its versions.
+    /// What happens to the Secret of an entry that was removed from Vault with all its versions. One that
+    /// is not in a mount that was made anew was not removed.
     #[serde(default)]
     pub on_source_removed: SourceRemoval,
     /// Also a PKCS#12 keystore, under the key keystore.p12. It has one entry, named as the entry in
@@ -481,6 +482,10 @@ pub struct VaultCertSyncStatus {
     /// The value of the annotation vaultaws.dev/refresh that was last acted on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_handled_refresh: Option<String>,
+    /// With onSourceRemoved: Delete, accessor of the mount in which all delivered entries were last found.
+    /// In another one (a Vault that was set up anew) none of them counts as removed until all are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_accessor: Option<String>,
     /// One entry for each certificate, sorted by name.
     #[schemars(length(max = 200))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -12,6 +12,7 @@ use super::{
     plan::{self, Plan},
     recorded_id,
     report::with_others,
+    tenant,
 };
 use crate::{
     controller::{

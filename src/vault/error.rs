@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 pub use crate::aws::text::clean;
 use crate::{
+    aws::text::NOT_OF_STS,
     fault::{Fault, Retry},
     leader::NotLeading,
 };
@@ -557,6 +558,9 @@ pub fn aws_refusal(text: &str) -> AwsRefusal {
         "context deadline exceeded",
         "received error code 5",
         "body of GetCallerIdentity is invalid",
+        "error parsing STS response",
+        "identities in STS response",
+        NOT_OF_STS,
         "ServiceUnavailable",
         "InternalFailure",
     ]) {
@@ -633,6 +637,12 @@ mod tests {
 
     #[test]
     fn aws_failures_are_told_apart_by_text() {
+        let from_sts = |code: &str, message: &str| {
+            format!(
+                "error making upstream request: received error code 403 from STS: <ErrorResponse><Error>\
+                 <Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
+            )
+        };
         let resolve = "unable to resolve ARN \"arn:aws:iam::1:role/x\" to internal ID: ";
         for (text, expected) in [
             (format!("{resolve}NoSuchEntity: Role x not found."), AwsRefusal::PrincipalNotFound),
@@ -666,24 +676,17 @@ mod tests {
                 AwsRefusal::ServerIdMismatch,
             ),
             (
-                "error making upstream request: received error code 403 from STS: \
-                 <Code>SignatureDoesNotMatch</Code><Message>Credential should be scoped to a valid \
-                 region, not 'eu-west-1'.</Message>"
-                    .to_owned(),
+                from_sts(
+                    "SignatureDoesNotMatch",
+                    "Credential should be scoped to a valid region, not 'eu-west-1'.",
+                ),
                 AwsRefusal::RegionMismatch,
             ),
             (
-                "error making upstream request: received error code 403 from STS: \
-                 <Code>SignatureDoesNotMatch</Code><Message>Signature expired: x</Message>"
-                    .to_owned(),
+                from_sts("SignatureDoesNotMatch", "Signature expired: x"),
                 AwsRefusal::SignatureExpired,
             ),
-            (
-                "error making upstream request: received error code 403 from STS: \
-                 <Code>InvalidClientTokenId</Code>"
-                    .to_owned(),
-                AwsRefusal::CredentialsInvalid,
-            ),
+            (from_sts("InvalidClientTokenId", ""), AwsRefusal::CredentialsInvalid),
             ("invalid request header: X-Amz-Foo".to_owned(), AwsRefusal::HeaderRefused),
             (
                 "IAM Principal \"arn:aws:sts::1:assumed-role/web/s1\" does not belong to the role \
@@ -698,6 +701,12 @@ mod tests {
                     .to_owned(),
                 AwsRefusal::StsUnreachable,
             ),
+            (
+                "error making upstream request: received error code 403 from STS: <html>AccessDenied"
+                    .to_owned(),
+                AwsRefusal::StsUnreachable,
+            ),
+            ("error making upstream request: error parsing STS response".to_owned(), AwsRefusal::StsUnreachable),
             (
                 "at least one bound parameter should be specified on the role".to_owned(),
                 AwsRefusal::Other,

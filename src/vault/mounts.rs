@@ -48,6 +48,8 @@ pub struct SecretsMount {
     pub kind: String,
     /// `2` or `1` for `kv` (without an option: 1), `None` for other kinds.
     pub kv_version: Option<u8>,
+    /// A new one for each enabling.
+    pub accessor: String,
 }
 
 /// The auth method at `path`; `None` if there is none. `GET sys/auth`: needs `read` on `sys/auth`,
@@ -132,6 +134,8 @@ struct MountAnswer {
     path: String,
     #[serde(rename = "type", default)]
     kind: String,
+    #[serde(default)]
+    accessor: String,
     #[serde(default, deserialize_with = "wire::texts")]
     options: BTreeMap<String, String>,
 }
@@ -147,7 +151,8 @@ pub async fn secrets_mount(caller: &Caller, path: &str) -> Result<SecretsMount, 
     let kv_version = (mount.kind == "kv").then(|| {
         mount.options.get("version").and_then(|version| version.parse().ok()).unwrap_or(1)
     });
-    Ok(SecretsMount { path: mount_path(&mount.path).to_owned(), kind: mount.kind, kv_version })
+    let MountAnswer { path, kind, accessor, .. } = mount;
+    Ok(SecretsMount { path: mount_path(&path).to_owned(), kind, kv_version, accessor })
 }
 
 #[derive(Endpoint)]

@@ -403,7 +403,7 @@ async fn of_two_backends_on_one_vault_the_older_role_has_the_name(world: World) 
     world.write(&format!("sys/policies/acl/{}", names[2]), json!({"policy": roles})).await;
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let installation = &world.stage.installation;
-    installation.allow_login(&world.stage.lab, &policy, &names).await.expect("a login");
+    installation.allow_login(world.vault(), &policy, &names).await.expect("a login");
     world.delete(&object).await;
     world.gone(&object, PATIENCE).await;
     let (object, backend) = second(&world);

@@ -38,6 +38,8 @@ tests![
     a_leaf_with_a_broken_hash_keeps_its_secret,
     a_pair_that_makes_too_large_a_secret_keeps_it,
     an_entry_that_was_never_good_gets_no_secret,
+    names_that_are_no_part_of_a_path_are_refused_and_stop_no_other,
+    an_entry_beyond_what_vault_stores_changes_nothing_and_a_large_one_is_delivered,
     a_delivered_certificate_that_expires_is_told_and_replaced,
     certbots_four_files_are_delivered,
     every_kind_and_encoding_of_a_key_is_delivered,
@@ -465,6 +467,87 @@ async fn an_entry_that_was_never_good_gets_no_secret(world: World) {
     for (name, ..) in &bad {
         assert!(world.secret(&format!("web-{name}")).await.is_some());
     }
+}
+
+async fn names_that_are_no_part_of_a_path_are_refused_and_stop_no_other(world: World) {
+    let scene = Scene::set(&world).await;
+    let issued = scene.authority.issue(HOST);
+    let long = "n".repeat(300);
+    // As they stand in a URL, as Vault lists them, and what becomes of each.
+    let names = [
+        ("q%3Fversion=1", "q?version=1", Err("InvalidName")),
+        ("h%23x", "h#x", Err("InvalidName")),
+        ("p%252e%252e", "p%2e%2e", Err("InvalidName")),
+        (&*long, &*long, Err("NameTooLong")),
+        ("spa%20ce", "spa ce", Ok("web-spa-ce")),
+        ("back%5Cslash", "back\\slash", Ok("web-back-slash")),
+        ("caf%C3%A9", "caf\u{e9}", Ok("web-caf")),
+    ];
+    for (sent, _, _) in &names {
+        world.put_entry(ACCOUNT, "web", sent, fields(&issued)).await;
+    }
+    let listed = world
+        .vault()
+        .list(&format!("{}/metadata/{}", world.kv_mount(), world.directory(ACCOUNT, "web")))
+        .await
+        .expect("Vault");
+    let mark = world.mark();
+    let status = look(&world).await;
+    for (_, name, outcome) in &names {
+        assert!(listed.1["data"]["keys"].as_array().expect("names").contains(&json!(name)));
+        let told = one(&status, name);
+        match outcome {
+            Ok(secret) => {
+                assert_eq!(told.state.as_str(), "Synced", "{told:?}");
+                world.delivered(secret, &issued).await;
+            }
+            Err(reason) => {
+                assert_eq!(told.state.as_str(), "Refused", "{told:?}");
+                assert_eq!(told.reason.as_deref(), Some(*reason), "{told:?}");
+            }
+        }
+    }
+    // Nothing else than what was listed was asked for.
+    let directory = world.directory(ACCOUNT, "web");
+    for request in world.vault_requests_since(mark) {
+        let Some((_, name)) = request.path.split_once(&format!("{directory}/")) else { continue };
+        let known = name.is_empty() || ["tls", "www"].contains(&name);
+        assert!(known || names.iter().any(|(_, listed, _)| *listed == name), "{}", request.path);
+    }
+    scene.is_held().await;
+    for (sent, _, outcome) in &names {
+        if outcome.is_err() {
+            world.remove_entry("web", sent).await;
+        }
+    }
+    world.refresh("web").await;
+    world.becomes("vaultcertsync/web", "Ready", "True", "Synced").await;
+}
+
+async fn an_entry_beyond_what_vault_stores_changes_nothing_and_a_large_one_is_delivered(
+    world: World,
+) {
+    let scene = Scene::set(&world).await;
+    let issued = scene.authority.issue(HOST);
+    let with_note = |bytes: usize| {
+        let mut entry = fields(&issued);
+        entry["note"] = json!("x".repeat(bytes));
+        entry
+    };
+    let path = format!("{}/data/{}/tls", world.kv_mount(), world.directory(ACCOUNT, "web"));
+    let body = json!({"data": with_note(1_200_000)});
+    let (status, answer) = world.vault().post(&path, &body).await.expect("Vault");
+    assert!(status >= 400, "Vault stored 1.2 MB: {status} {answer}");
+    let told = look(&world).await;
+    scene.is_well(&told).await;
+    scene.is_held().await;
+    // What belongs to no pair may be as large as Vault takes it.
+    scene.put(with_note(900_000)).await;
+    look(&world).await;
+    let secret = world.delivered("web-tls", &issued).await;
+    assert_eq!(text(&secret, "tls.key"), issued.key);
+    assert!(secret.data.is_some_and(|data| data.values().all(|value| value.0.len() < 10_000)));
+    world.ready("vaultcertsync/web").await;
 }
 
 async fn a_delivered_certificate_that_expires_is_told_and_replaced(world: World) {

@@ -29,20 +29,20 @@ tests![
 
 /// From the mended way until all is as before: the circuit probes every 15 s at the latest, and the
 /// backend looks every 5 s. On a machine that has other things to do.
-const RECOVERY: Duration = Duration::from_secs(45);
+pub(crate) const RECOVERY: Duration = Duration::from_secs(45);
 /// How long one request to Vault may take here.
 const REQUEST: &str = "2s";
 
 /// A delivered certificate whose Vault is reached over a front.
-struct Spoilt {
-    front: Front,
-    authority: Authority,
-    secret: Secret,
-    pids: [Option<u32>; 2],
+pub(crate) struct Spoilt {
+    pub(crate) front: Front,
+    pub(crate) authority: Authority,
+    pub(crate) secret: Secret,
+    pub(crate) pids: [Option<u32>; 2],
 }
 
 impl Spoilt {
-    async fn new(world: &World) -> Self {
+    pub(crate) async fn new(world: &World) -> Self {
         let front = Front::before_vault(&world.stage.lab).await.expect("a front");
         let authority = Authority::new("World CA");
         let issued = authority.issue("web.example.com");
@@ -59,19 +59,19 @@ impl Spoilt {
     }
 
     /// The Secret, byte for byte, and the processes.
-    async fn stands(&self, world: &World, when: &str) {
+    pub(crate) async fn stands(&self, world: &World, when: &str) {
         assert_eq!(world.secret("web-tls").await.as_ref(), Some(&self.secret), "{when}");
         assert_eq!(world.stage.operators().map(|operator| operator.pid()), self.pids, "{when}");
     }
 
-    async fn rotate(&self, world: &World) -> Issued {
+    pub(crate) async fn rotate(&self, world: &World) -> Issued {
         let next = self.authority.issue("web.example.com");
         world.put_certificate("web", "tls", &next).await;
         next
     }
 
     /// The next certificate arrives, in the same Secret; how long that took.
-    async fn goes_on(&mut self, world: &World) -> Duration {
+    pub(crate) async fn goes_on(&mut self, world: &World) -> Duration {
         let begun = Instant::now();
         let next = self.rotate(world).await;
         world
@@ -90,7 +90,7 @@ impl Spoilt {
     }
 }
 
-fn backend(world: &World, front: &Front) -> crate::manifest::Manifest {
+pub(crate) fn backend(world: &World, front: &Front) -> crate::manifest::Manifest {
     let backend = world.backend().with("spec.vault.address", front.url());
     backend.with("spec.vault.requestTimeout", REQUEST)
 }

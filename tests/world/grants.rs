@@ -124,7 +124,7 @@ async fn the_policies_that_matter_are_out_of_the_operators_reach(world: World) {
     let own = world.operator_policy();
     let policies = [own.as_str(), name.as_str()];
     let installation = &world.stage.installation;
-    installation.allow_login(&world.stage.lab, &own, &policies).await.expect("a role");
+    installation.allow_login(world.vault(), &own, &policies).await.expect("a role");
     let operator = self::operator(&world).await;
     let path = |name: &str| format!("sys/policies/acl/{name}");
     assert_eq!(operator.post(&path(&own), &body).await.expect("Vault").0, 403);

@@ -407,7 +407,7 @@ async fn certificate(world: &World, role: &str) -> Issued {
 
 /// An IAM role `irsa` that trusts the ServiceAccount `certs` of this world, if the token is for this
 /// audience, and a certificate of it.
-async fn irsa(world: &World, audience: &str) -> Issued {
+pub(crate) async fn irsa(world: &World, audience: &str) -> Issued {
     let lab = &world.stage.lab;
     let issuer = lab.kube_url();
     lab.aws.trust_issuer(ACCOUNT, &issuer, &["sts.amazonaws.com"]).await.expect("a provider");
@@ -417,12 +417,12 @@ async fn irsa(world: &World, audience: &str) -> Issued {
     certificate(world, "irsa").await
 }
 
-fn by_service_account(world: &World, sync: &str) -> Manifest {
+pub(crate) fn by_service_account(world: &World, sync: &str) -> Manifest {
     world.sync(sync).with("spec.identity", json!({"serviceAccount": {"name": "certs"}}))
 }
 
 /// The ServiceAccount `certs`, and whom it allows.
-async fn service_account(world: &World, allows: Option<&str>) {
+pub(crate) async fn service_account(world: &World, allows: Option<&str>) {
     let value = json!({
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -439,7 +439,7 @@ async fn service_account(world: &World, allows: Option<&str>) {
 }
 
 /// What `deploy/tenant/service-accounts` gives, with the name of the ServiceAccount.
-async fn grant_tokens(world: &World) {
+pub(crate) async fn grant_tokens(world: &World) {
     apply_tokens(world, "certs").await;
 }
 

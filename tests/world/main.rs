@@ -35,6 +35,7 @@ mod acl;
 mod apiserver;
 mod backends;
 mod certificates;
+mod clusters;
 mod credential_process;
 mod deletion;
 mod delivery;
@@ -45,9 +46,11 @@ mod entries;
 mod faults;
 mod grants;
 mod hostile_specs;
+mod hostile_sts;
 mod identities;
 mod import;
 mod isolation;
+mod keys;
 mod kills;
 mod leaks;
 mod limits;
@@ -56,6 +59,7 @@ mod main_line;
 mod managed;
 mod manifest;
 mod metrics;
+mod mounts;
 mod order;
 mod outages;
 mod ownership;
@@ -112,6 +116,10 @@ fn tests() -> Vec<Test> {
         entries::tests(),
         faults::tests(),
         limits::tests(),
+        mounts::tests(),
+        clusters::tests(),
+        hostile_sts::tests(),
+        keys::tests(),
         refusals::tests(),
         grants::tests(),
         import::tests(),
@@ -127,6 +135,8 @@ fn tests() -> Vec<Test> {
 fn outage_tests() -> Vec<Test> {
     [
         outages::tests(),
+        clusters::outage_tests(),
+        keys::outage_tests(),
         rotation::outage_tests(),
         metrics::outage_tests(),
         election::tests(),

@@ -9,13 +9,12 @@ use kube::{
 };
 use serde_json::{Value, json};
 use vault_aws_lab::installation::NAMESPACE;
-use vault_aws_operator::crd::REFRESH_ANNOTATION;
 
 use crate::{
     audit::Mark,
     leaks,
     manifest::Manifest,
-    world::{ACCOUNT, OTHER_ACCOUNT, PATIENCE, World, now},
+    world::{ACCOUNT, OTHER_ACCOUNT, PATIENCE, World},
 };
 
 tests![
@@ -118,7 +117,7 @@ async fn configured(world: &World) {
 }
 
 /// Writes a Secret in the operator's namespace. Its name, which is this world's.
-async fn own_secret(world: &World, name: &str, data: Value) -> String {
+pub(crate) async fn own_secret(world: &World, name: &str, data: Value) -> String {
     let name = format!("{}-{name}", world.id);
     let api = Api::<Secret>::namespaced(world.kube(), NAMESPACE);
     let object = json!({
@@ -141,8 +140,7 @@ async fn refresh(world: &World) {
     // What one look changes, another one looks at: after the second, the first is over.
     for _ in 0..2 {
         let mark = world.mark();
-        let patch = json!({"metadata": {"annotations": {REFRESH_ANNOTATION: now().to_string()}}});
-        world.patch(&world.backend_ref(), patch).await;
+        world.refresh_backend().await;
         // The last that is read.
         let last = format!("sys/internal/ui/mounts/{}", world.kv_mount());
         world
@@ -176,7 +174,7 @@ async fn events(world: &World) -> Vec<(String, String, String)> {
     all.map(|event| (text(event.type_), text(event.reason), text(event.note))).collect()
 }
 
-async fn told(world: &World, reason: &str) -> (String, String) {
+pub(crate) async fn told(world: &World, reason: &str) -> (String, String) {
     world
         .eventually(&format!("an event {reason}"), PATIENCE, async || {
             let events = events(world).await;
@@ -470,13 +468,13 @@ async fn a_forged_sts_endpoint_that_cannot_be_put_right_is_told_once(world: Worl
     crate::grants::refusals_are_meant(&world);
     world.write(&managed, json!({"policy": poorer})).await;
     world.write(&config(&world, "client"), json!({"sts_endpoint": FORGED, "max_retries": 3})).await;
-    refresh_annotation(&world).await;
+    world.refresh_backend().await;
     let backend = world.backend_ref();
     let first = world.becomes(&backend, "MountConfigured", "False", "VaultDenied").await;
     let (_, note) = told(&world, "StsEndpointDrift").await;
     assert!(note.contains("putting it back failed"), "{note}");
     for _ in 0..3 {
-        refresh_annotation(&world).await;
+        world.refresh_backend().await;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(world.condition(&backend, "MountConfigured").await, Some(first));
@@ -485,18 +483,13 @@ async fn a_forged_sts_endpoint_that_cannot_be_put_right_is_told_once(world: Worl
     };
     assert_eq!(drifts(events(&world).await), 1);
     world.write(&managed, json!({"policy": policy})).await;
-    refresh_annotation(&world).await;
+    world.refresh_backend().await;
     configured(&world).await;
     assert_eq!(client(&world).await["sts_endpoint"], world.stage.lab.sts_url());
     assert_eq!(drifts(events(&world).await), 2, "and once that it is put back");
 }
 
 /// Asks for a look that may not come to its end.
-async fn refresh_annotation(world: &World) {
-    let patch = json!({"metadata": {"annotations": {REFRESH_ANNOTATION: now().to_string()}}});
-    world.patch(&world.backend_ref(), patch).await;
-}
-
 async fn changed_keys_are_written_once(world: World) {
     world.grant_vault(&whole(&world)).await;
     let name =

@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use crate::{
     certificates::{Authority, Issued},
+    manifest::Manifest,
+    stage::say,
     world::{ACCOUNT, PATIENCE, World, now},
 };
 
@@ -17,6 +19,7 @@ tests![
     a_stopped_vault_is_told_by_the_backend_at_once_and_by_syncs_in_time,
     a_sealed_vault_is_told_as_sealed_and_all_goes_on_when_it_is_unsealed,
     a_killed_vault_comes_back_sealed_and_then_all_goes_on,
+    a_frozen_vault_is_told_and_all_goes_on_when_it_thaws,
     without_the_api_server_nothing_is_lost_and_changes_afterwards_are_seen,
     without_etcd_nothing_is_lost_and_changes_afterwards_are_seen,
     without_sts_sessions_go_on_and_new_ones_wait,
@@ -26,12 +29,12 @@ tests![
 /// How long the backend may take to say that Vault is down: it looks every five seconds.
 const NOTICE: Duration = Duration::from_secs(10);
 /// From the end of an outage until all is as before.
-const RECOVERY: Duration = Duration::from_secs(15);
+pub(crate) const RECOVERY: Duration = Duration::from_secs(15);
 /// How often the tests' syncs look at Vault: as often as they can.
-const INTERVAL: &str = "10s";
+pub(crate) const INTERVAL: &str = "10s";
 
 /// How things stood before an outage.
-struct Before {
+pub(crate) struct Before {
     pids: [Option<u32>; 2],
     /// Status of the role.
     role: Value,
@@ -65,7 +68,7 @@ impl Before {
     }
 
     /// The sync has brought the next certificate, into the same Secret, and says that all is well.
-    async fn goes_on_with(&self, world: &World, next: &Issued) {
+    pub(crate) async fn goes_on_with(&self, world: &World, next: &Issued) {
         for object in [world.backend_ref().as_str(), "vaultawsrole/web"] {
             becomes(world, RECOVERY, object, "Ready", "True", "Ready").await;
         }
@@ -78,11 +81,16 @@ impl Before {
 }
 
 /// Backend, role and sync `web`, which look often, and one certificate, delivered.
-async fn delivered(world: &World) -> (Authority, Before) {
+pub(crate) async fn delivered(world: &World) -> (Authority, Before) {
+    delivered_by(world, world.backend()).await
+}
+
+/// The same with this backend.
+async fn delivered_by(world: &World, backend: Manifest) -> (Authority, Before) {
     let authority = Authority::new("World CA");
     let issued = authority.issue("web.example.com");
     world.put_certificate("web", "tls", &issued).await;
-    world.backend().apply().await;
+    backend.apply().await;
     world.role("web").with("spec.driftInterval", INTERVAL).apply().await;
     world.sync("web").with("spec.refreshInterval", INTERVAL).apply().await;
     for object in [world.backend_ref().as_str(), "vaultawsrole/web", "vaultcertsync/web"] {
@@ -145,7 +153,7 @@ async fn start_vault(world: &World) {
 }
 
 /// Rotates the certificate of `web`.
-async fn rotate(world: &World, authority: &Authority) -> Issued {
+pub(crate) async fn rotate(world: &World, authority: &Authority) -> Issued {
     let next = authority.issue("web.example.com");
     world.put_certificate("web", "tls", &next).await;
     next
@@ -230,6 +238,39 @@ async fn a_killed_vault_comes_back_sealed_and_then_all_goes_on(world: World) {
     world.stage.lab.vault_unseal().await.expect("Vault is unsealed");
     let next = rotate(&world, &authority).await;
     before.goes_on_with(&world, &next).await;
+}
+
+async fn a_frozen_vault_is_told_and_all_goes_on_when_it_thaws(world: World) {
+    // A connection that was there waits as long as a request may; then no other one is made.
+    const SILENCE: Duration = Duration::from_secs(20);
+    let backend = world.backend().with("spec.vault.requestTimeout", "2s");
+    let (authority, before) = delivered_by(&world, backend).await;
+    let vault = world.stage.lab.vault_server();
+    vault.pause().expect("Vault is frozen");
+    let frozen = Instant::now();
+    let backend = world.backend_ref();
+    let reason = world
+        .eventually("the backend to say so", NOTICE + Duration::from_secs(2), async || {
+            let reachable = world.condition(&backend, "Reachable").await?;
+            (reachable.status == "False").then_some(reachable.reason)
+        })
+        .await;
+    assert!(["VaultTimeout", "VaultUnreachable"].contains(&&*reason), "{reason}");
+    say(&format!("frozen: {reason} after {:.1} s", frozen.elapsed().as_secs_f64()));
+    becomes(&world, SILENCE, &backend, "Ready", "False", "VaultUnreachable").await;
+    world.sync("late").with("spec.roleRef.name", "web").apply().await;
+    world.becomes("vaultcertsync/late", "Ready", "False", "VaultUnreachable").await;
+    world.becomes("vaultcertsync/web", "Stale", "True", "Stale").await;
+    assert_eq!(ready(&world, "vaultcertsync/web").await, "True", "one interval is not three");
+    before.still_stands(&world).await;
+
+    vault.resume().expect("Vault thaws");
+    let thawed = Instant::now();
+    let next = rotate(&world, &authority).await;
+    before.goes_on_with(&world, &next).await;
+    world.delivered("late-tls", &next).await;
+    say(&format!("frozen: recovered after {:.1} s", thawed.elapsed().as_secs_f64()));
+    assert_eq!(role_status(&world).await, before.role, "the role was ready all the time");
 }
 
 /// Everything that the operator watches is seen when it changes.

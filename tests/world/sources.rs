@@ -13,6 +13,7 @@ tests![
     a_pinned_version_is_delivered_until_it_is_pinned_no_longer,
     an_override_names_fields_and_secret,
     two_entries_for_one_secret_are_both_refused_until_an_override_tells_them_apart,
+    of_two_entries_for_one_secret_one_is_delivered_when_the_other_is_removed,
     a_version_deleted_on_purpose_is_kept_and_does_not_redden,
     a_suspended_sync_asks_nothing_and_writes_nothing,
     an_entry_made_anew_starts_at_version_one_and_is_delivered,
@@ -139,6 +140,26 @@ async fn two_entries_for_one_secret_are_both_refused_until_an_override_tells_the
     world.sync("web").with("spec.certificates.overrides", cure).apply().await;
     world.delivered("upper", &second).await;
     world.delivered("web-a-b", &first).await;
+}
+
+async fn of_two_entries_for_one_secret_one_is_delivered_when_the_other_is_removed(world: World) {
+    let authority = backend_and_role(&world).await;
+    let (first, second) = (authority.issue("a.example.com"), authority.issue("b.example.com"));
+    world.put_certificate("web", "a_b", &first).await;
+    world.sync("web").apply().await;
+    let held = world.delivered("web-a-b", &first).await;
+    world.put_certificate("web", "A_b", &second).await;
+    world.refresh("web").await;
+    for name in ["a_b", "A_b"] {
+        world.certificate_becomes("web", name, "Refused", Some("NameCollision")).await;
+    }
+    assert_eq!(world.secret("web-a-b").await.as_ref(), Some(&held), "whose it is cannot be told");
+    world.remove_entry("web", "A_b").await;
+    world.refresh("web").await;
+    world.certificate_becomes("web", "a_b", "Synced", None).await;
+    world.ready("vaultcertsync/web").await;
+    assert_eq!(world.secret("web-a-b").await.as_ref(), Some(&held));
+    summary(&world, "1/1").await;
 }
 
 async fn a_version_deleted_on_purpose_is_kept_and_does_not_redden(world: World) {

@@ -54,6 +54,8 @@ pub(crate) struct World {
     /// Its name, the first part of all names in it: namespace, backend, and, with a word behind it,
     /// mounts, policies and IAM roles.
     pub(crate) id: String,
+    /// The Vault that is meant, if it is not the lab's.
+    elsewhere: Option<Vault>,
 }
 
 /// A condition of an object.
@@ -73,7 +75,7 @@ impl World {
     pub(crate) async fn new(stage: Arc<Stage>, test: &str) -> Self {
         let digest = Sha256::digest(test.as_bytes());
         let id = format!("t{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]);
-        let world = Self { stage, id };
+        let world = Self { stage, id, elsewhere: None };
         tokio::join!(
             world.create_namespace(),
             world.teach_vault(),
@@ -102,16 +104,27 @@ impl World {
         self.apply(&tenant.text().expect("names of Kubernetes")).await;
     }
 
-    async fn teach_vault(&self) {
-        let kv = json!({"type": "kv", "options": {"version": "2"}});
-        self.write(&format!("sys/mounts/{}", self.kv_mount()), kv).await;
+    /// The same world in another Vault.
+    pub(crate) fn at(&self, vault: &Vault) -> Self {
+        Self { elsewhere: Some(vault.clone()), ..self.clone() }
+    }
+
+    /// What Vault knows of this world before the operator comes: the KV mount, and the operator's login.
+    pub(crate) async fn teach_vault(&self) {
+        self.enable_kv().await;
         let (policy, bootstrap) = (self.operator_policy(), self.bootstrap_policy());
         self.grant_vault(&self.backend()).await;
         self.stage
             .installation
-            .allow_login(&self.stage.lab, &policy, &[policy.as_str(), bootstrap.as_str()])
+            .allow_login(self.vault(), &policy, &[policy.as_str(), bootstrap.as_str()])
             .await
             .expect("a role at the Kubernetes auth mount");
+    }
+
+    /// Mounts the KV engine.
+    pub(crate) async fn enable_kv(&self) {
+        let kv = json!({"type": "kv", "options": {"version": "2"}});
+        self.write(&format!("sys/mounts/{}", self.kv_mount()), kv).await;
     }
 
     /// Writes the operator's policies: what `vault-aws policy --vault` prints for this backend, and
@@ -308,7 +321,7 @@ impl World {
 
     /// Vault, asked as root.
     pub(crate) fn vault(&self) -> &Vault {
-        &self.stage.lab.vault
+        self.elsewhere.as_ref().unwrap_or(&self.stage.lab.vault)
     }
 
     /// Writes as root what must succeed.
@@ -497,6 +510,12 @@ impl World {
         let patch = json!({"metadata": {"annotations": {REFRESH_ANNOTATION: value}}});
         self.patch(&format!("vaultcertsync/{sync}"), patch).await;
         value
+    }
+
+    /// Asks the backend to compare all of Vault at once.
+    pub(crate) async fn refresh_backend(&self) {
+        let patch = json!({"metadata": {"annotations": {REFRESH_ANNOTATION: now().to_string()}}});
+        self.patch(&self.backend_ref(), patch).await;
     }
 
     /// A Secret of this namespace.

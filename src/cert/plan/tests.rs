@@ -20,6 +20,7 @@ fn desired() -> Desired {
     Desired {
         iam_role: IamRole::parse(Partition::Aws, "111122223333", "web", "/").unwrap(),
         vault_role: "web".into(),
+        vault_role_id: None,
         auth_mount: "aws".into(),
         server_id: "vault".into(),
         region: "us-east-1".into(),
@@ -65,7 +66,8 @@ fn intact() -> Held {
 
 fn observed(source: Source, held: Held) -> Observed {
     let entry = Entry { name: "tls".into(), secret: Ok("web-tls".into()), source, held };
-    Observed { entries: vec![entry], is_listed: true, ..Observed::default() }
+    let mount = Some("kv_1".into());
+    Observed { entries: vec![entry], is_listed: true, mount, ..Observed::default() }
 }
 
 /// The status after `leaf` was delivered in version 1.
@@ -471,6 +473,29 @@ fn the_secret_of_a_removed_entry_goes_at_the_second_look_and_only_if_the_directo
     // Without being asked for it is kept for good.
     let kept = step_of(&desired(), Source::Absent, intact(), &then(&first));
     assert_eq!(kept.status.reason.as_deref(), Some("SourceAbsent"));
+}
+
+#[test]
+fn an_entry_that_is_not_in_another_mount_was_not_removed() {
+    let mut delete = desired();
+    delete.target.delete_removed = true;
+    let elsewhere =
+        VaultCertSyncStatus { source_accessor: Some("kv_0".into()), ..delivered(&leaf()) };
+    let look = |source: Source, previous: &VaultCertSyncStatus| {
+        super::plan(&delete, observed(source, intact()), previous, now())
+    };
+    let absent = look(Source::Absent, &elsewhere);
+    assert_eq!(absent.steps[0].status.reason.as_deref(), Some("SourceAbsent"));
+    assert_eq!(absent.mount.as_deref(), Some("kv_0"), "it was not found yet");
+    let found = look(read(&leaf(), 1), &elsewhere);
+    assert_eq!(found.mount.as_deref(), Some("kv_1"));
+    // Nobody knows where it was found before.
+    let unknown = look(Source::Absent, &delivered(&leaf()));
+    assert_eq!(unknown.steps[0].status.reason.as_deref(), Some("SourceRemoved"));
+    // Nobody may say which mount it is.
+    let observed = Observed { mount: None, ..observed(Source::Absent, intact()) };
+    let untold = super::plan(&delete, observed, &delivered(&leaf()), now());
+    assert_eq!(untold.steps[0].status.reason.as_deref(), Some("SourceAbsent"));
 }
 
 #[test]

@@ -168,8 +168,16 @@ fn role(
             let store = store.clone();
             move |events| {
                 let changed = names(events, backend_matters);
-                let uses = |role: &VaultAwsRole| changed.contains(&*role.spec.backend_ref.name);
-                if changed.is_empty() { Vec::new() } else { store.find(|_| true, uses) }
+                let rekeyed = names(events, keys_written);
+                let uses = |role: &VaultAwsRole| {
+                    let backend = &*role.spec.backend_ref.name;
+                    changed.contains(backend) || rekeyed.contains(backend) && !is_ready(role)
+                };
+                if changed.is_empty() && rekeyed.is_empty() {
+                    Vec::new()
+                } else {
+                    store.find(|_| true, uses)
+                }
             }
         });
         let by_namespace = triggers(&namespaces, {
@@ -362,6 +370,9 @@ fn backend_matters(event: &Event<VaultAwsBackend>) -> bool {
                 status.and_then(|status| status.cluster_id.clone()),
                 status.and_then(|status| status.in_effect.clone()),
                 ready,
+                // Another Vault, or a mount that was made anew, has none of the roles.
+                status.and_then(|status| status.vault_cluster_id.clone()),
+                status.and_then(|status| status.mount_accessor.clone()),
                 // Wildcards and unique IDs wait for it.
                 status
                     .and_then(|status| find(&status.conditions, "VersionSafe"))
@@ -370,6 +381,20 @@ fn backend_matters(event: &Event<VaultAwsBackend>) -> bool {
         })
     };
     part(&event.old) != part(&event.new)
+}
+
+/// Vault has other AWS keys: what waits for them may go on.
+fn keys_written(event: &Event<VaultAwsBackend>) -> bool {
+    let part = |backend: &Option<Arc<VaultAwsBackend>>| {
+        backend.as_ref()?.status.as_ref().and_then(|status| status.client_keys.clone())
+    };
+    part(&event.old) != part(&event.new)
+}
+
+fn is_ready(role: &VaultAwsRole) -> bool {
+    let status = role.status.as_ref();
+    let ready = status.and_then(|status| find(&status.conditions, READY));
+    ready.is_some_and(|ready| ready.status == "True")
 }
 
 /// Another verdict on the role, another name or ID in Vault, or its deletion.

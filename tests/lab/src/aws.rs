@@ -316,6 +316,18 @@ impl Aws {
         Ok(User { arn, keys: keys_in(&xml) })
     }
 
+    /// Another pair of keys of a user.
+    pub async fn add_keys(&self, account: &str, user: &str) -> Result<Keys> {
+        let root = Keys::root(account);
+        Ok(keys_in(&self.iam(&root, "CreateAccessKey", &[("UserName", user)]).await?))
+    }
+
+    /// Takes a pair of keys from a user.
+    pub async fn delete_keys(&self, account: &str, user: &str, keys: &Keys) -> Result<()> {
+        let params = [("UserName", user), ("AccessKeyId", keys.access_key.as_str())];
+        self.iam(&Keys::root(account), "DeleteAccessKey", &params).await.map(drop)
+    }
+
     /// A session of the role, 15 minutes long.
     pub async fn assume_role(
         &self,

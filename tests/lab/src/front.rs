@@ -137,6 +137,30 @@ impl Reply {
     pub fn times(self, times: u32) -> Self {
         Self { times: Some(times), ..self }
     }
+
+    /// The first of these that fits and is not used up.
+    pub(crate) fn to_this(replies: &mut [Self], method: &Method, what: &str) -> Option<Self> {
+        let reply = replies.iter_mut().find(|reply| {
+            reply.times != Some(0) && what.contains(&reply.about) && (reply.when)(method, what)
+        })?;
+        if let Some(times) = &mut reply.times {
+            *times -= 1;
+        }
+        Some(reply.clone())
+    }
+
+    /// As it is sent.
+    pub(crate) fn made_up(self) -> Response<Full<Bytes>> {
+        let mut response = Response::builder().status(self.status);
+        for (name, value) in self.headers {
+            response = response.header(name, value);
+        }
+        response.body(Full::new(Bytes::from(self.body))).unwrap_or_else(|_| {
+            let mut response = Response::new(Full::new(Bytes::from_static(b"not an answer")));
+            *response.status_mut() = StatusCode::BAD_GATEWAY;
+            response
+        })
+    }
 }
 
 /// What a front does with the chosen requests beside answering them itself.
@@ -182,7 +206,6 @@ pub struct Front {
 }
 
 struct Shared {
-    upstream: String,
     http: reqwest::Client,
     tls: TlsAcceptor,
     held: Notify,
@@ -191,12 +214,14 @@ struct Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("upstream", &self.upstream).finish_non_exhaustive()
+        f.debug_struct("Shared").field("upstream", &self.state().upstream).finish_non_exhaustive()
     }
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Where requests are forwarded to.
+    upstream: String,
     replies: Vec<Reply>,
     snare: Option<Snare>,
     /// How often the snare closed.
@@ -217,19 +242,6 @@ impl Shared {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// The first that fits and is not used up.
-    fn reply(&mut self, method: &Method, path: &str) -> Option<Reply> {
-        let reply = self.replies.iter_mut().find(|reply| {
-            reply.times != Some(0) && path.contains(&reply.about) && (reply.when)(method, path)
-        })?;
-        if let Some(times) = &mut reply.times {
-            *times -= 1;
-        }
-        Some(reply.clone())
     }
 }
 
@@ -269,9 +281,8 @@ impl Front {
         let shared = Arc::new(Shared {
             http: trust.client(UPSTREAM_LIMIT)?,
             tls: acceptor(lab, holder)?,
-            upstream,
             held: Notify::new(),
-            state: Mutex::default(),
+            state: Mutex::new(State { upstream, ..State::default() }),
         });
         let known = Arc::clone(&shared);
         let talk = move |stream, wish| talk(stream, wish, Arc::clone(&known));
@@ -304,6 +315,12 @@ impl Front {
     pub async fn fall_silent_once(&self) {
         self.suffer(Fault::Blackhole).await;
         self.heal().await;
+    }
+
+    /// Forwards to the server at this URL from now on, as if it had taken the other's place. It must
+    /// have a certificate of the lab.
+    pub fn lead_to(&self, url: &str) {
+        url.clone_into(&mut self.shared.state().upstream);
     }
 
     /// Answers so from now on; earlier replies go first.
@@ -512,9 +529,11 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> std::io::Result<
         shared.held.notified().await;
         return broken();
     }
-    let reply = shared.state().reply(&parts.method, &path);
+    let reply = Reply::to_this(&mut shared.state().replies, &parts.method, &path);
     let response = match (reply, Limited::new(body, LARGEST_BODY).collect().await) {
-        (Some(reply), _) => made_up(reply),
+        (Some(reply), _) => {
+            reply.made_up().map(|body| body.map_err(|never| match never {}).boxed())
+        }
         (None, Ok(body)) => {
             forward(shared, &parts.method, &path, &parts.headers, body.to_bytes()).await
         }
@@ -539,15 +558,6 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> std::io::Result<
     Ok(response)
 }
 
-fn made_up(reply: Reply) -> Response<Body> {
-    let mut response = Response::builder().status(reply.status);
-    for (name, value) in reply.headers {
-        response = response.header(name, value);
-    }
-    let body = Full::new(Bytes::from(reply.body)).map_err(|never| match never {}).boxed();
-    response.body(body).unwrap_or_else(|_| plain(StatusCode::BAD_GATEWAY, "not an answer"))
-}
-
 async fn forward(
     shared: &Shared,
     method: &Method,
@@ -555,9 +565,10 @@ async fn forward(
     headers: &HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
+    let url = format!("{}{path}", shared.state().upstream);
     let sent = shared
         .http
-        .request(method.clone(), format!("{}{path}", shared.upstream))
+        .request(method.clone(), url)
         .headers(end_to_end(headers))
         .body(body)
         .send()

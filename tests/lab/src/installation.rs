@@ -15,6 +15,7 @@ use crate::{
     files,
     lab::Lab,
     operator::{self, Component},
+    vault::Vault,
 };
 
 /// The operator's own namespace.
@@ -60,7 +61,7 @@ impl Installation {
         let folder = operator::folder(lab);
         files::create_folder(&folder)?;
         let installed = Self { token: folder.join("vault-token") };
-        tokio::try_join!(installed.project_token(lab), teach_vault(lab))?;
+        tokio::try_join!(installed.project_token(lab), teach(lab, &lab.vault))?;
         Ok(installed)
     }
 
@@ -70,8 +71,8 @@ impl Installation {
         &self.token
     }
 
-    /// Lets the role writer log in at [`KUBERNETES_MOUNT`] with this role, to these policies.
-    pub async fn allow_login(&self, lab: &Lab, role: &str, policies: &[&str]) -> Result<()> {
+    /// Lets the role writer log in to a Vault at [`KUBERNETES_MOUNT`] with this role, to these policies.
+    pub async fn allow_login(&self, vault: &Vault, role: &str, policies: &[&str]) -> Result<()> {
         let body = json!({
             "bound_service_account_names": [Component::RoleWriter.name()],
             "bound_service_account_namespaces": [NAMESPACE],
@@ -81,7 +82,7 @@ impl Installation {
             "token_no_default_policy": true,
             "token_ttl": "1h",
         });
-        lab.vault.write(&format!("auth/{KUBERNETES_MOUNT}/role/{role}"), &body).await.map(drop)
+        vault.write(&format!("auth/{KUBERNETES_MOUNT}/role/{role}"), &body).await.map(drop)
     }
 
     /// Gives the syncer its rights on Secrets in a namespace: `kubectl -n … apply -k deploy/tenant`.
@@ -177,17 +178,15 @@ fn secret(name: &str, data: Value) -> Value {
     })
 }
 
-/// The Kubernetes auth method, which asks the lab's API server about tokens.
-async fn teach_vault(lab: &Lab) -> Result<()> {
+/// The Kubernetes auth method in a Vault, which asks the lab's API server about tokens.
+pub async fn teach(lab: &Lab, vault: &Vault) -> Result<()> {
     let reviewer = lab.service_account_token("default", REVIEWER, &[], TOKEN_SECONDS).await?;
-    lab.vault
-        .write(&format!("sys/auth/{KUBERNETES_MOUNT}"), &json!({"type": "kubernetes"}))
-        .await?;
+    vault.write(&format!("sys/auth/{KUBERNETES_MOUNT}"), &json!({"type": "kubernetes"})).await?;
     let config = json!({
         "kubernetes_host": lab.kube_url(),
         "kubernetes_ca_cert": lab.ca_pem()?,
         "token_reviewer_jwt": reviewer,
         "disable_local_ca_jwt": true,
     });
-    lab.vault.write(&format!("auth/{KUBERNETES_MOUNT}/config"), &config).await.map(drop)
+    vault.write(&format!("auth/{KUBERNETES_MOUNT}/config"), &config).await.map(drop)
 }

@@ -143,12 +143,7 @@ impl Lab {
         };
         layout.create()?;
         let aws = Aws::new(Trust::default().client(REQUEST_LIMIT)?, layout.aws_url());
-        let admin = (pki.certificate(Holder::Admin), pki.key(Holder::Admin));
-        let issuer = Issuer {
-            url: layout.kube_url(),
-            trust: Trust { ca: Some(pki.ca()), identity: Some(admin) },
-        };
-        let upstream = layout.aws_url();
+        let (upstream, issuer) = (layout.aws_url(), issuer(&layout));
         let sts = StsFront::start(layout.ports.sts, upstream, aws.clone(), issuer).await?;
         let seen = SeenServer {
             name: "sts-front".to_owned(),
@@ -316,6 +311,25 @@ impl Lab {
         Ok((read(pki.certificate(holder))?, read(pki.key(holder))?))
     }
 
+    /// Starts another Vault, empty but for its audit log: another cluster, with the certificate of the
+    /// first.
+    pub async fn another_vault(&self) -> Result<OtherVault> {
+        let ports = Ports::<2>::reserve()?;
+        let server = self.layout.other_vault(ports.numbers)?;
+        let trust = Trust { ca: Some(self.ca_path()), identity: None };
+        let addr = format!("https://127.0.0.1:{}", server.port());
+        let nobody = Vault::new(trust.client(REQUEST_LIMIT)?, addr, String::new());
+        server.start().await?;
+        let (vault, _) = set_up(&nobody, &self.layout.folder.join("audit/vault-2.log")).await?;
+        Ok(OtherVault { vault, server, _ports: ports })
+    }
+
+    /// Starts another front of STS, with the same AWS behind it.
+    pub async fn another_sts(&self) -> Result<StsFront> {
+        let upstream = self.layout.aws_url();
+        StsFront::another(upstream, self.aws.clone(), issuer(&self.layout)).await
+    }
+
     /// Starts a server before Vault that looks like one with namespaces.
     pub async fn simulate_namespaces(&self) -> Result<NamespaceFront> {
         let (pki, holder) = (&self.layout.pki, Holder::Vault);
@@ -466,6 +480,31 @@ impl Lab {
     }
 }
 
+/// Another Vault beside that of a lab. It ends when dropped.
+#[derive(Debug)]
+pub struct OtherVault {
+    /// It, asked as root.
+    pub vault: Vault,
+    server: Server,
+    _ports: Ports<2>,
+}
+
+impl OtherVault {
+    /// Its process.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+}
+
+/// Whose tokens STS believes: the API server's.
+fn issuer(layout: &Layout) -> Issuer {
+    let admin = (layout.pki.certificate(Holder::Admin), layout.pki.key(Holder::Admin));
+    Issuer {
+        url: layout.kube_url(),
+        trust: Trust { ca: Some(layout.pki.ca()), identity: Some(admin) },
+    }
+}
+
 /// Returns a client of Vault and its unseal key; both know nothing if Vault is not wanted.
 async fn start_vault(
     wanted: bool,
@@ -479,15 +518,18 @@ async fn start_vault(
         return Ok((nobody, String::new()));
     }
     server.start().await?;
+    let known = set_up(&nobody, &layout.vault_audit_log()).await?;
+    steps.tell(server.name());
+    Ok(known)
+}
+
+/// Initialises and unseals a new Vault that keeps an audit log: a client as root, and its unseal key.
+async fn set_up(nobody: &Vault, log: &Path) -> Result<(Vault, String)> {
     let (key, token) = nobody.init().await?;
     nobody.unseal(&key).await?;
     let root = nobody.with_token(token);
-    let audit = json!({
-        "type": "file",
-        "options": {"file_path": layout.vault_audit_log()},
-    });
+    let audit = json!({"type": "file", "options": {"file_path": log}});
     root.write("sys/audit/file", &audit).await?;
-    steps.tell(server.name());
     Ok((root, key))
 }
 

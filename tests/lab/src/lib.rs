@@ -55,7 +55,7 @@ pub use folder::{Owner, Seen, SeenServer, find, is_alive, list};
 pub use front::{Fault, Front, FrontRequest, Reply};
 pub use installation::Installation;
 pub use keeper::child_entry;
-pub use lab::{Lab, Options, Parts};
+pub use lab::{Lab, Options, OtherVault, Parts};
 pub use namespaces::{NamespaceFront, NamespacedRequest};
 pub use operator::{Component, Operator};
 pub use proxy::VaultProxy;

@@ -88,9 +88,10 @@ impl Server {
         self.running().is_some()
     }
 
-    /// Starts it, unless it runs, and returns once it answers. Vault then is sealed.
+    /// Starts it, unless it runs, and returns once it answers. Vault then is sealed. One that was frozen
+    /// goes on.
     pub async fn start(&self) -> Result<()> {
-        if !self.is_alive() {
+        if self.resume().is_err() {
             let log = files::open_to_append(&self.log)?;
             let child = keeper::spawn(&self.program, log)
                 .doing(|| format!("starting {} ({})", self.name, self.program.path.display()))?;

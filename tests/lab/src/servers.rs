@@ -225,45 +225,61 @@ impl Layout {
 
     /// Also writes its configuration.
     pub(crate) fn vault(&self) -> Result<Server> {
-        let config = self.folder.join("vault.json");
+        let mutual = json!({"tcp": {
+            "address": format!("127.0.0.1:{}", self.ports.vault_mutual),
+            "cluster_address": format!("127.0.0.1:{}", self.ports.vault_mutual_cluster),
+            "tls_cert_file": self.pki.certificate(Holder::VaultMutual),
+            "tls_key_file": self.pki.key(Holder::VaultMutual),
+            "tls_client_ca_file": self.pki.ca(),
+            "tls_require_and_verify_client_cert": true,
+        }});
+        self.vault_of("vault", [self.ports.vault, self.ports.vault_cluster], Some(mutual))
+    }
+
+    /// Another one, with the same certificate. Also writes its configuration.
+    pub(crate) fn other_vault(&self, ports: [u16; 2]) -> Result<Server> {
+        files::create_folder(&self.folder.join("vault-2"))?;
+        self.vault_of("vault-2", ports, None)
+    }
+
+    fn vault_of(
+        &self,
+        name: &'static str,
+        [port, cluster]: [u16; 2],
+        another_listener: Option<serde_json::Value>,
+    ) -> Result<Server> {
+        let config = self.folder.join(format!("{name}.json"));
+        let addr = format!("https://127.0.0.1:{port}");
+        let listener = json!({"tcp": {
+            "address": format!("127.0.0.1:{port}"),
+            "cluster_address": format!("127.0.0.1:{cluster}"),
+            "tls_cert_file": self.pki.certificate(Holder::Vault),
+            "tls_key_file": self.pki.key(Holder::Vault),
+        }});
+        let listeners: Vec<_> = [listener].into_iter().chain(another_listener).collect();
         let content = json!({
             "disable_mlock": true,
-            "api_addr": self.vault_addr(),
-            "cluster_addr": format!("https://127.0.0.1:{}", self.ports.vault_cluster),
+            "api_addr": addr,
+            "cluster_addr": format!("https://127.0.0.1:{cluster}"),
             "storage": {"raft": {
-                "path": self.folder.join("vault"),
+                "path": self.folder.join(name),
                 "node_id": "lab",
                 // A single node has nobody to wait for; the default makes the first election slow.
                 "performance_multiplier": "1",
             }},
-            "listener": [
-                {"tcp": {
-                    "address": format!("127.0.0.1:{}", self.ports.vault),
-                    "cluster_address": format!("127.0.0.1:{}", self.ports.vault_cluster),
-                    "tls_cert_file": self.pki.certificate(Holder::Vault),
-                    "tls_key_file": self.pki.key(Holder::Vault),
-                }},
-                {"tcp": {
-                    "address": format!("127.0.0.1:{}", self.ports.vault_mutual),
-                    "cluster_address": format!("127.0.0.1:{}", self.ports.vault_mutual_cluster),
-                    "tls_cert_file": self.pki.certificate(Holder::VaultMutual),
-                    "tls_key_file": self.pki.key(Holder::VaultMutual),
-                    "tls_client_ca_file": self.pki.ca(),
-                    "tls_require_and_verify_client_cert": true,
-                }},
-            ],
+            "listener": listeners,
         });
         files::write(&config, content.to_string())?;
         let args = Flags::default().word("server").path("config", &config).set("log-level", "warn");
         let ready = Ready {
-            url: format!("{}/v1/sys/health", self.vault_addr()),
+            url: format!("{addr}/v1/sys/health"),
             trust: self.trust(),
             // Not initialised is 501, sealed is 503: each means that it listens.
             any_status: true,
             limit: Duration::from_secs(60),
         };
         let program = args.run(&self.tools.vault);
-        Ok(Server::new(&self.folder, "vault", self.ports.vault, program, ready))
+        Ok(Server::new(&self.folder, name, port, program, ready))
     }
 
     pub(crate) fn ministack(&self) -> Server {

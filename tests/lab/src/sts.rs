@@ -4,7 +4,8 @@
 //!
 //! Vault forwards a login to one STS, its `sts_endpoint`, with the `Host` the client signed. So
 //! the region in the signature and the host must agree, and in AWS a mismatch is the most common
-//! reason why a login fails. Tests also read here who asked for what, and make STS fail.
+//! reason why a login fails. Tests also read here who asked for what, make STS fail, and have it answer
+//! what STS never would.
 
 use std::{
     collections::VecDeque,
@@ -31,7 +32,9 @@ use crate::{
     aws::Aws,
     door::Door,
     error::{Doing as _, Result},
+    front::Reply,
     oidc::{self, Refusal, Token},
+    ports::Ports,
     web::Trust,
 };
 
@@ -64,6 +67,8 @@ pub struct StsFront {
     url: String,
     shared: Arc<Shared>,
     door: Door<bool>,
+    /// Of one that came later; the first one's is the lab's.
+    _port: Option<Ports<1>>,
 }
 
 #[derive(Debug)]
@@ -98,6 +103,10 @@ pub enum Treatment {
 struct State {
     requests: VecDeque<StsRequest>,
     fault: Option<(StatusCode, String)>,
+    /// By a part of the action.
+    replies: Vec<Reply>,
+    /// The status with which requests are sent back as they came, by a part of the action.
+    echo: Option<(String, StatusCode)>,
     /// By a part of the role's ARN.
     treatments: Vec<(String, Treatment)>,
 }
@@ -116,6 +125,15 @@ impl State {
 }
 
 impl StsFront {
+    /// Another one, on a port of its own.
+    pub(crate) async fn another(upstream: String, aws: Aws, issuer: Issuer) -> Result<Self> {
+        let port = Ports::<1>::reserve()?;
+        let [number] = port.numbers;
+        let mut front = Self::start(number, upstream, aws, issuer).await?;
+        front._port = Some(port);
+        Ok(front)
+    }
+
     /// Listens on 127.0.0.1 and forwards to `upstream`, a URL without slash at the end.
     pub(crate) async fn start(
         port: u16,
@@ -131,7 +149,7 @@ impl StsFront {
         let door = Door::open(address, true, |open| *open, talk)
             .await
             .doing(|| format!("listening on {address} for STS"))?;
-        Ok(Self { url: format!("http://{address}"), shared, door })
+        Ok(Self { url: format!("http://{address}"), shared, door, _port: None })
     }
 
     /// The URL for Vault's `sts_endpoint` and the operator's `AWS_ENDPOINT_URL_STS`.
@@ -162,9 +180,31 @@ impl StsFront {
         Ok(())
     }
 
-    /// Ends [`StsFront::answer_with`].
+    /// Answers so from now on, whatever STS would say; earlier replies go first. What a reply is
+    /// [about](Reply::about) is an action here, such as `GetCallerIdentity`.
+    pub fn answer(&self, reply: Reply) {
+        self.shared.state().replies.push(reply);
+    }
+
+    /// Answers such an action with all that it was asked, headers and form, as XML. The worst that a
+    /// proxy in the way can do.
+    ///
+    /// # Errors
+    /// `status` is not an HTTP status.
+    pub fn echo(&self, action: &str, status: u16) -> Result<()> {
+        let status = StatusCode::from_u16(status)
+            .map_err(std::io::Error::other)
+            .doing(|| format!("making STS answer {status}"))?;
+        self.shared.state().echo = Some((action.to_owned(), status));
+        Ok(())
+    }
+
+    /// Ends [`StsFront::answer_with`], [`StsFront::answer`] and [`StsFront::echo`].
     pub fn answer_normally(&self) {
-        self.shared.state().fault = None;
+        let mut state = self.shared.state();
+        state.fault = None;
+        state.replies.clear();
+        state.echo = None;
     }
 
     /// Treats requests to assume roles whose ARN holds this text so, until [`StsFront::treat_well`].
@@ -222,8 +262,12 @@ async fn answer(
             .unwrap_or_default()
     };
     let (action, role) = (parameter("Action"), parameter("RoleArn"));
-    let treatment = shared.state().treatment(&role);
-    let mut fault = shared.state().fault.clone();
+    let (treatment, reply, echo, mut fault) = {
+        let mut state = shared.state();
+        let reply = Reply::to_this(&mut state.replies, &parts.method, &action);
+        let echo = state.echo.clone().filter(|(part, _)| action.contains(part.as_str()));
+        (state.treatment(&role), reply, echo, state.fault.clone())
+    };
     match treatment {
         Some(Treatment::Refuse(status, code)) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
@@ -232,7 +276,11 @@ async fn answer(
         Some(Treatment::Delay(delay)) => tokio::time::sleep(delay).await,
         None => {}
     }
-    let response = if let Some((status, code)) = fault {
+    let response = if let Some(reply) = reply {
+        reply.made_up()
+    } else if let Some((_, status)) = echo {
+        xml(status, format!("<Request>{:?}\n{form}</Request>", parts.headers))
+    } else if let Some((status, code)) = fault {
         refusal(status, &code, "The lab was told to answer so.")
     } else if !region.is_empty() && region_of(&host) != Some(region.as_str()) {
         let message = format!("Credential should be scoped to a valid region, not '{region}'.");
@@ -316,6 +364,10 @@ fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Full<Bytes
          <Type>{at_fault}</Type><Code>{code}</Code><Message>{message}</Message></Error>\
          <RequestId>00000000-0000-4000-8000-000000000000</RequestId></ErrorResponse>"
     );
+    xml(status, body)
+}
+
+fn xml(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     let xml = hyper::header::HeaderValue::from_static("text/xml");

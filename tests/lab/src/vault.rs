@@ -97,6 +97,23 @@ impl Vault {
         Ok((status, value))
     }
 
+    /// All that it stores, as `vault operator raft snapshot save` takes it.
+    pub async fn snapshot(&self) -> Result<Vec<u8>> {
+        let doing = || "taking a snapshot of Vault".to_owned();
+        let url = format!("{}/v1/sys/storage/raft/snapshot", self.addr);
+        let answer = self.http.get(url).header("x-vault-token", &self.token).send().await;
+        let answer = answer.doing(doing)?.error_for_status().doing(doing)?;
+        Ok(answer.bytes().await.doing(doing)?.to_vec())
+    }
+
+    /// Puts back what it stored then, as `vault operator raft snapshot restore -force` does it.
+    pub async fn restore(&self, snapshot: Vec<u8>) -> Result<()> {
+        let doing = || "restoring a snapshot of Vault".to_owned();
+        let url = format!("{}/v1/sys/storage/raft/snapshot-force", self.addr);
+        let request = self.http.post(url).header("x-vault-token", &self.token).body(snapshot);
+        request.send().await.doing(doing)?.error_for_status().doing(doing).map(drop)
+    }
+
     /// Initialises a new Vault with one key: returns that key and the root token.
     pub(crate) async fn init(&self) -> Result<(String, String)> {
         let answer =

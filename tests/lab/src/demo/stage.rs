@@ -66,7 +66,9 @@ impl Stage {
                     let path = format!("sys/policies/acl/{name}");
                     lab.vault.write(&path, &json!({"policy": text})).await?;
                 }
-                installation.allow_login(&lab, OPERATOR, &[OPERATOR, OPERATOR_BOOTSTRAP]).await?;
+                installation
+                    .allow_login(&lab.vault, OPERATOR, &[OPERATOR, OPERATOR_BOOTSTRAP])
+                    .await?;
                 let mount = json!({"type": "kv", "options": {"version": "2"}});
                 lab.vault.write("sys/mounts/secret", &mount).await.map(drop)
             })
