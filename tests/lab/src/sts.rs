@@ -7,7 +7,7 @@
 //! reason why a login fails. Tests also read here who asked for what, and make STS fail.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -32,7 +32,7 @@ use tokio::{
 };
 
 use crate::{
-    aws::Aws,
+    aws::{Aws, text},
     error::{Doing as _, Result},
     oidc::{self, Refusal, Token},
     web::Trust,
@@ -105,6 +105,8 @@ struct State {
     fault: Option<(StatusCode, String)>,
     /// By a part of the role's ARN.
     treatments: Vec<(String, Treatment)>,
+    /// Secret keys and session tokens that were given out.
+    issued: BTreeSet<String>,
 }
 
 impl Shared {
@@ -152,6 +154,11 @@ impl StsFront {
     /// Forgets the requests so far.
     pub fn forget_requests(&self) {
         self.shared.state().requests.clear();
+    }
+
+    /// Every secret key and session token that was given out by it.
+    pub fn issued(&self) -> BTreeSet<String> {
+        self.shared.state().issued.clone()
     }
 
     /// Answers everything with this error, for example 400 `Throttling`, until
@@ -346,7 +353,12 @@ async fn forward(shared: &Shared, parts: &Parts, body: Bytes) -> Response<Full<B
     let attempt = async {
         let answer = sent?;
         let (status, headers) = (answer.status(), end_to_end(answer.headers()));
-        let mut response = Response::new(Full::new(answer.bytes().await?));
+        let body = answer.bytes().await?;
+        let xml = String::from_utf8_lossy(&body);
+        let secrets = ["SecretAccessKey", "SessionToken"];
+        let issued = secrets.iter().filter_map(|element| text(&xml, element));
+        shared.state().issued.extend(issued);
+        let mut response = Response::new(Full::new(body));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         Ok::<_, reqwest::Error>(response)
