@@ -19,8 +19,11 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_vault-aws");
 
 /// The most address space of a run: threads and libraries of a small one need a third of it.
 const MEMORY_KIB: u64 = 1 << 20;
+/// The most seconds of a processor: what text can make of itself is seen by these, however busy the
+/// machine is.
+const CPU_SECONDS: u64 = 60;
 /// No run may take longer.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A home directory, removed at the end of its test.
 pub(crate) struct Home(PathBuf);
@@ -44,10 +47,10 @@ impl Home {
         self.command(Command::new(binary.as_ref()))
     }
 
-    /// The same for a run that must end in time, and needs no more memory than that.
+    /// The same for a run that needs no more memory and time than that.
     pub(crate) fn confined(&self) -> Program {
         let mut command = Command::new("/bin/sh");
-        let script = format!("ulimit -v {MEMORY_KIB}; exec \"$0\" \"$@\"");
+        let script = format!("ulimit -v {MEMORY_KIB}; ulimit -t {CPU_SECONDS}; exec \"$0\" \"$@\"");
         command.args(["-c", &script, BINARY]);
         self.command(command)
     }
