@@ -25,8 +25,10 @@ pub mod crd;
 pub mod credential_process;
 pub mod doctor;
 pub mod import;
+pub mod kubeconfig;
 pub mod login;
 pub mod manual;
+mod memory;
 pub mod plan;
 pub mod policy;
 pub mod run;
@@ -465,6 +467,7 @@ impl Cli {
     /// # Errors
     /// What went wrong; it says its own exit code.
     pub fn execute(self, stdout: impl Write) -> Result<u8, Error> {
+        memory::keep_to_ourselves();
         match self.command {
             Command::Run(args) => run::run(*args)?,
             Command::Crd => crd::print(stdout)?,

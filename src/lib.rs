@@ -38,7 +38,7 @@
 //! | [`cli`] | flags and commands; `cli::run` composes the operator |
 //! | [`leader`] | which replica may write; the fence before every request that changes something |
 //! | [`admin`], [`telemetry`] | health, metrics, logs |
-//! | [`fault`], [`redacted`], [`clock`], `lock`, `turns` | leaves: how failure is spoken of, what cannot be printed, what time it is, locks that outlive a panic, lanes that take turns |
+//! | [`fault`], [`redacted`], [`clock`], [`files`], `lock`, `turns` | leaves: how failure is spoken of, what cannot be printed, what time it is, how files are read, locks that outlive a panic, lanes that take turns |
 //!
 //! # Who may name whom
 //!
@@ -69,6 +69,7 @@ pub mod crd;
 pub mod credentials;
 pub mod doctor;
 pub mod fault;
+pub mod files;
 pub mod grants;
 pub mod import;
 pub mod leader;

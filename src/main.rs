@@ -7,6 +7,7 @@ use clap::Parser;
 use vault_aws_operator::{
     cli::{self, Cli},
     fault::chain,
+    review::escape::line,
 };
 
 /// It gives back what a burst needed, which the C library's seldom can: an operator is small for months
@@ -19,8 +20,8 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(usage) => {
-            if let Some(line) = cli::credential_process::usage(&arguments, &usage) {
-                eprintln!("error: {line}");
+            if let Some(said) = cli::credential_process::usage(&arguments, &usage) {
+                eprintln!("error: {}", line(&said));
                 return ExitCode::FAILURE;
             }
             // Help and version come this way too, on stdout and with code 0. A closed pipe is no
@@ -32,9 +33,10 @@ fn main() -> ExitCode {
     match cli.execute(io::stdout()) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("error: {}", chain(&error));
+            // What it names may be somebody else's text: a path, an answer.
+            eprintln!("error: {}", line(&chain(&error)));
             if let Some(hint) = error.hint() {
-                eprintln!("hint: {hint}");
+                eprintln!("hint: {}", line(&hint));
             }
             ExitCode::from(error.exit_code())
         }

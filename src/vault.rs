@@ -156,7 +156,12 @@ pub fn parse_address(text: &str) -> Result<Url, SettingsError> {
 /// Parses an address of Vault as [`parse_address`], or the same with `http`.
 pub fn parse_any_address(text: &str) -> Result<Url, SettingsError> {
     let invalid = |what| SettingsError::Address { what };
-    let url = Url::parse(text.trim()).map_err(|_| invalid("it is not a URL"))?;
+    let text = text.trim();
+    // Read as browsers do: a line break is left out, a backslash is a slash.
+    if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '\\') {
+        return Err(invalid("it has a blank, a backslash or a control character"));
+    }
+    let url = Url::parse(text).map_err(|_| invalid("it is not a URL"))?;
     if !matches!(url.scheme(), "https" | "http") {
         return Err(invalid("only https and, for people, http and unix are spoken"));
     }

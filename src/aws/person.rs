@@ -1,7 +1,11 @@
 //! The AWS identity of whoever runs a command: found as the AWS SDKs find it, with the settings of the
 //! person (region, profile), and asked of STS as Vault asks it.
 
-use std::time::Duration;
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use aws_config::{
     BehaviorVersion, ConfigLoader, Region, profile::ProfileSet, provider_config::ProviderConfig,
@@ -22,7 +26,7 @@ use super::{
     signing::{SignedRequest, StsTarget},
     text::element,
 };
-use crate::clock;
+use crate::{clock, files};
 
 /// A person may have to type a code, or touch a key, for a program that the profile names.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer of STS is a few KiB.
 const ANSWER_BYTES: usize = 1 << 20;
+/// A token of a web identity is a few KiB.
+const TOKEN_BYTES: u64 = 1 << 20;
 
 /// The programs of ours that are a `credential_process`.
 const HELPERS: [&str; 2] = ["vault-aws-credential-process", "vault-aws-credential-protocol"];
@@ -45,6 +51,49 @@ const COMMAND: &str = "credential-process";
 pub struct LeadsBack {
     /// The profile that names our helper.
     pub profile: String,
+}
+
+/// A file of AWS settings, or of a token, that cannot be read. The SDK would wait for a pipe for ever,
+/// read a device until the memory is full, and take what it may not read for empty.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("reading {} ({setting}): {what}", path.display())]
+pub struct Unreadable {
+    /// The variable or key that names it, or would.
+    pub setting: &'static str,
+    /// The file.
+    pub path: PathBuf,
+    /// Why not.
+    pub what: String,
+}
+
+/// Settings with which there will be no AWS identity, whatever AWS would say.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(transparent)]
+pub enum Unfit {
+    /// They lead back to us.
+    LeadsBack(#[from] LeadsBack),
+    /// They cannot be read.
+    Unreadable(#[from] Unreadable),
+}
+
+impl Unfit {
+    /// One word for programs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::LeadsBack(_) => "AwsProfileLeadsBack",
+            Self::Unreadable(_) => "AwsSettingsUnreadable",
+        }
+    }
+
+    /// What to do about it.
+    pub fn cure(&self) -> &'static str {
+        match self {
+            Self::LeadsBack(_) => {
+                "choose a profile (AWS_PROFILE) that has an AWS identity of its own"
+            }
+            Self::Unreadable(_) => "name a file that this user can read, or unset the variable",
+        }
+    }
 }
 
 /// Where the default chain finds credentials first, as far as settings tell. For people only.
@@ -79,6 +128,7 @@ impl std::fmt::Display for Source {
 pub struct Settings {
     profiles: Option<ProfileSet>,
     env: Env,
+    unreadable: Option<Unreadable>,
 }
 
 impl Settings {
@@ -86,10 +136,17 @@ impl Settings {
     /// `AWS_CONFIG_FILE` and `AWS_SHARED_CREDENTIALS_FILE` name).
     pub async fn load() -> Self {
         let env = Env::real();
-        // A file that cannot be read is the chain's to complain of.
-        let files = EnvConfigFiles::default();
-        let profiles = aws_config::profile::load(&Fs::real(), &env, &files, None).await;
-        Self { profiles: profiles.ok(), env }
+        let mut settings = Self { profiles: None, unreadable: unreadable(&env).err(), env };
+        if settings.unreadable.is_none() {
+            // One that makes no sense is the chain's to complain of.
+            let files = EnvConfigFiles::default();
+            let loaded = aws_config::profile::load(&Fs::real(), &settings.env, &files, None).await;
+            settings.profiles = loaded.ok();
+            let key = "web_identity_token_file";
+            let file = settings.profiles.as_ref().and_then(|profiles| profiles.get(key));
+            settings.unreadable = file.and_then(|file| fit_token(key, Path::new(file)).err());
+        }
+        settings
     }
 
     fn variable(&self, name: &str) -> Option<String> {
@@ -120,13 +177,16 @@ impl Settings {
         Source::Instance
     }
 
-    /// Refuses a profile that leads to our own `credential_process`, directly or as the source of a
-    /// role.
-    pub fn check(&self) -> Result<(), LeadsBack> {
+    /// Refuses files that cannot be read, and a profile that leads to our own `credential_process`,
+    /// directly or as the source of a role.
+    pub fn check(&self) -> Result<(), Unfit> {
+        if let Some(unreadable) = &self.unreadable {
+            return Err(unreadable.clone().into());
+        }
         match (self.source(), &self.profiles) {
-            (Source::Profile(name), Some(profiles)) => leads_back(&name, |name, key| {
+            (Source::Profile(name), Some(profiles)) => Ok(leads_back(&name, |name, key| {
                 profiles.get_profile(name).and_then(|profile| profile.get(key))
-            }),
+            })?),
             _ => Ok(()),
         }
     }
@@ -146,6 +206,10 @@ impl Settings {
         if let Some(region) = self.region() {
             return Some(region);
         }
+        // The SDK would read the files again.
+        if self.unreadable.is_some() {
+            return None;
+        }
         let loading = loader().ok()?.no_credentials().load();
         let config = timeout(TIMEOUT, loading).await.ok()?;
         Some(config.region()?.as_ref().to_owned())
@@ -157,6 +221,9 @@ impl Settings {
     /// # Errors
     /// Where there are none, or AWS refuses to give them.
     pub async fn credentials(&self, region: &str) -> Result<Credentials, Error> {
+        if let Some(unreadable) = &self.unreadable {
+            return Err(Error::NoCredentials { text: unreadable.to_string() });
+        }
         let region = Region::new(self.region().unwrap_or_else(|| region.to_owned()));
         let late = || Error::Unreachable { text: "no answer in time".to_owned() };
         let loading = loader()?.region(region).load();
@@ -169,6 +236,49 @@ impl Settings {
             .map_err(|_| late())?
             .map_err(|error| not_provided(&error))
     }
+}
+
+/// Looks at all files that the SDK reads without being asked twice.
+fn unreadable(env: &Env) -> Result<(), Unreadable> {
+    let home = env.get("HOME").ok().map(PathBuf::from);
+    for (setting, default) in
+        [("AWS_CONFIG_FILE", ".aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials")]
+    {
+        let named = env.get(setting).ok().map(PathBuf::from);
+        let is_named = named.is_some();
+        let path = match (named, &home) {
+            (Some(path), Some(home)) => match path.strip_prefix("~") {
+                Ok(below) => home.join(below),
+                Err(_) => path,
+            },
+            (Some(path), None) => path,
+            (None, Some(home)) => home.join(default),
+            (None, None) => continue,
+        };
+        let read = files::check(&path, files::LARGEST)
+            .and_then(|()| files::text(&path, files::LARGEST, files::PATIENCE).map(drop));
+        match read {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // Somebody else's home, as in a container: it holds no settings of ours.
+            Err(error) if !is_named && error.kind() == ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(Unreadable { setting, path, what: error.to_string() }),
+        }
+    }
+    for setting in ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"] {
+        if let Ok(path) = env.get(setting) {
+            fit_token(setting, Path::new(&path))?;
+        }
+    }
+    Ok(())
+}
+
+fn fit_token(setting: &'static str, path: &Path) -> Result<(), Unreadable> {
+    files::check(path, TOKEN_BYTES).map_err(|error| Unreadable {
+        setting,
+        path: path.to_owned(),
+        what: error.to_string(),
+    })
 }
 
 fn loader() -> Result<ConfigLoader, Error> {

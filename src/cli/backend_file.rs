@@ -1,8 +1,7 @@
 //! A VaultAwsBackend from a manifest: for commands that people run without the cluster.
 
 use std::{
-    fs,
-    io::{self, Read as _},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -11,6 +10,7 @@ use serde_json::Value;
 use crate::{
     backend::desired::{Desired, Refusal},
     crd::VaultAwsBackend,
+    files,
     naming::server_id,
 };
 
@@ -58,19 +58,17 @@ pub enum Error {
 pub fn read(path: &Path) -> Result<VaultAwsBackend, Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     let text = if path == Path::new("-") {
-        let mut text = String::new();
-        io::stdin().read_to_string(&mut text).map_err(failed)?;
-        text
+        files::stdin(files::LARGEST)
     } else {
-        fs::read_to_string(path).map_err(failed)?
+        files::text(path, files::LARGEST, files::MANIFESTS)
     };
-    parse(path, &text)
+    parse(path, &text.map_err(failed)?)
 }
 
 fn parse(path: &Path, text: &str) -> Result<VaultAwsBackend, Error> {
     let malformed = |what: String| Error::Malformed { path: path.to_owned(), what };
     let documents: Vec<Value> =
-        serde_saphyr::from_multiple(text).map_err(|error| malformed(error.to_string()))?;
+        serde_saphyr::from_multiple(text).map_err(|error| malformed(without_text(&error)))?;
     let mut backends: Vec<Value> =
         documents.into_iter().filter(|one| one["kind"] == "VaultAwsBackend").collect();
     let count = backends.len();
@@ -82,6 +80,12 @@ fn parse(path: &Path, text: &str) -> Result<VaultAwsBackend, Error> {
     Desired::parse(&backend.spec, server_id(&backend.spec))
         .map_err(|source| Error::Refused { path: path.to_owned(), source })?;
     Ok(backend)
+}
+
+/// What is wrong with a YAML text, and where, without the text.
+pub(super) fn without_text(error: &serde_saphyr::Error) -> String {
+    let said = error.without_snippet().to_string();
+    said.lines().next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rustix::process::{Resource, Rlimit, geteuid, setrlimit};
+use rustix::process::geteuid;
 
 use super::{
     CacheCommand, CredentialProcessArgs, CredentialProcessCommand,
@@ -32,6 +32,7 @@ use crate::{
     },
     fault::{Fault as _, Retry, chain},
     redacted::Redacted,
+    review::escape::line,
     vault::{
         Caller, Cause,
         aws_secrets::{self, Issued, Kind, Method, Request},
@@ -256,7 +257,6 @@ pub fn usage(arguments: &[OsString], error: &clap::Error) -> Option<String> {
 
 /// Prints credentials, or does what else was asked.
 pub fn run(args: CredentialProcessArgs, stdout: impl Write) -> Result<(), Error> {
-    keep_memory_to_ourselves();
     let variables = Variables::of_process();
     let stderr = io::stderr();
     match &args.command {
@@ -267,17 +267,6 @@ pub fn run(args: CredentialProcessArgs, stdout: impl Write) -> Result<(), Error>
         Some(CredentialProcessCommand::Cache {
             command: CacheCommand::Clear { revoke, vault },
         }) => clear(revoke.then_some(&**vault), &variables, &stderr),
-    }
-}
-
-/// No core dump, and no debugger of the same user: what is in memory stays there.
-fn keep_memory_to_ourselves() {
-    // Where the kernel refuses, we are no worse off than every other program.
-    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
 }
 
@@ -397,7 +386,7 @@ fn cache_folder(variables: &Variables) -> Result<PathBuf, Error> {
 
 /// stderr is for people; that nobody can be told is no reason to fail.
 fn say(mut stderr: &io::Stderr, text: &str) {
-    let _ = writeln!(stderr, "{text}");
+    let _ = writeln!(stderr, "{}", line(text));
 }
 
 /// What is asked, of whom, and until when.

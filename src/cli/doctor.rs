@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::{
+    kubeconfig,
     login::AwsLoginFlags,
     token_store::TokenStore,
     vault_environment::{Variables, VaultEnvironment, VaultFlags},
@@ -291,6 +292,7 @@ async fn explain(args: &DoctorArgs, resource: &Resource) -> Report {
 pub(super) async fn connect(context: Option<String>) -> Result<(Client, String), Finding> {
     const CURE: &str = "set KUBECONFIG, or choose a context with --context";
     let broken = |text: String| Finding::broken(KUBERNETES, "KubernetesError", text, CURE);
+    kubeconfig::check().map_err(|error| broken(chain(&error)))?;
     let mut config = match context {
         Some(_) => {
             let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };

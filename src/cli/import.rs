@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
     io::{self, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -18,12 +17,14 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{
-    backend_file, doctor,
+    backend_file::{self, without_text},
+    doctor,
     token_store::{self, TokenStore},
     vault_environment::{self, Trust, Variables, VaultEnvironment, VaultFlags},
 };
 use crate::{
     crd::{VaultAwsBackend, VaultAwsRole},
+    files,
     import::{
         Found, Target, Verdict,
         orphans::{Sorted, sort},
@@ -390,9 +391,10 @@ async fn of_cluster(
 /// The VaultAwsRoles of a file; also those of a List, as `kubectl get -o yaml` prints it.
 fn of_file(path: &Path) -> Result<Vec<VaultAwsRole>, Error> {
     let failed = |what: String| Error::Resources { path: path.to_owned(), what };
-    let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let text = files::text(path, files::LARGEST, files::MANIFESTS)
+        .map_err(|error| failed(error.to_string()))?;
     let documents: Vec<Value> =
-        serde_saphyr::from_multiple(&text).map_err(|error| failed(error.to_string()))?;
+        serde_saphyr::from_multiple(&text).map_err(|error| failed(without_text(&error)))?;
     documents
         .into_iter()
         .flat_map(|document| match document["items"].as_array() {

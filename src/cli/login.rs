@@ -23,7 +23,7 @@ use super::{
 use crate::{
     aws::{
         self,
-        person::{self, LeadsBack, Settings},
+        person::{self, Settings, Unfit},
         signing::{SigningError, StsTarget, get_caller_identity_for},
     },
     clock,
@@ -31,6 +31,7 @@ use crate::{
         cure::{self, Attempt},
         walk::mount_region,
     },
+    review::escape::line,
     vault::{
         self, Client,
         login::{self, Granted, MfaRequirement, Outcome},
@@ -168,9 +169,9 @@ pub enum Error {
     /// Region, endpoint or header value.
     #[error(transparent)]
     Signing(#[from] SigningError),
-    /// The AWS profile leads back to us.
+    /// The AWS settings cannot be read, or lead back to us.
     #[error(transparent)]
-    LeadsBack(#[from] LeadsBack),
+    Unfit(#[from] Unfit),
     /// There is no AWS identity.
     #[error("getting AWS credentials")]
     Aws(#[source] aws::Error),
@@ -214,9 +215,7 @@ impl Error {
         match self {
             Self::Aws(error) => Some(cure::of_aws(error)),
             Self::Vault { cure, .. } => Some(cure.clone()),
-            Self::LeadsBack(_) => Some(
-                "choose a profile (AWS_PROFILE) that has an AWS identity of its own".to_owned(),
-            ),
+            Self::Unfit(unfit) => Some(unfit.cure().to_owned()),
             Self::Mfa(wanted) => Some(format!(
                 "vault write sys/mfa/validate mfa_request_id={} mfa_payload=<json: method id to list \
                  of passcodes>; its answer holds the token",
@@ -364,7 +363,7 @@ fn finish(
     let failed = matches!(stored, Some(Err(_)));
     let mut said = String::new();
     for warning in &granted.warnings {
-        let _ = writeln!(said, "warning: {warning}");
+        let _ = writeln!(said, "warning: {}", line(warning));
     }
     if stored.is_some() && variables.text("VAULT_TOKEN").ok().flatten().is_some() {
         said.push_str(

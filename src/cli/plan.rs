@@ -7,7 +7,7 @@ use std::{
     cell::OnceCell,
     collections::BTreeSet,
     fs,
-    io::{self, Read as _, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -22,6 +22,7 @@ use super::{
 use crate::{
     crd::VaultAwsBackend,
     fault::chain,
+    files::{self, LARGEST},
     review::{
         Ground, Review, Source,
         manifest::{Manifests, Problem, Reader},
@@ -35,8 +36,6 @@ use crate::{
 const REQUEST_LIMIT: Duration = Duration::from_secs(15);
 /// How long a token helper may take.
 const HELPER_LIMIT: Duration = Duration::from_secs(10);
-/// The most bytes of one file.
-const LARGEST: u64 = 16 << 20;
 /// How deep folders are looked through.
 const DEPTH: usize = 32;
 
@@ -218,7 +217,8 @@ fn read(reader: &Reader<'_>, paths: &[PathBuf]) -> Result<Manifests, Error> {
     for path in paths {
         if path == Path::new("-") {
             if seen.insert(path.clone()) {
-                reader.read("-", &text(path, io::stdin().lock())?, &mut manifests);
+                let text = files::stdin(LARGEST).map_err(failed(path))?;
+                reader.read("-", &text, &mut manifests);
             }
             continue;
         }
@@ -234,8 +234,8 @@ fn read(reader: &Reader<'_>, paths: &[PathBuf]) -> Result<Manifests, Error> {
         }
         for file in files {
             if seen.insert(file.clone()) {
-                let open = fs::File::open(&file).map_err(failed(&file))?;
-                reader.read(&file.to_string_lossy(), &text(&file, open)?, &mut manifests);
+                let text = files::text(&file, LARGEST, files::MANIFESTS).map_err(failed(&file))?;
+                reader.read(&file.to_string_lossy(), &text, &mut manifests);
             }
         }
     }
@@ -245,16 +245,6 @@ fn read(reader: &Reader<'_>, paths: &[PathBuf]) -> Result<Manifests, Error> {
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
     let path = path.to_owned();
     move |source| Error::Read { path, source }
-}
-
-fn text(path: &Path, source: impl io::Read) -> Result<String, Error> {
-    let mut text = String::new();
-    let length = source.take(LARGEST + 1).read_to_string(&mut text).map_err(failed(path))?;
-    if u64::try_from(length).is_ok_and(|length| length > LARGEST) {
-        let large = io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 16 MiB");
-        return Err(failed(path)(large));
-    }
-    Ok(text)
 }
 
 /// The manifests of a folder. Links are not followed: a link in a change under review could lead to a

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 mod kinds;
 
-use super::RunArgs;
+use super::{RunArgs, kubeconfig};
 use crate::{
     admin::{self, Vitals},
     controller::{
@@ -54,6 +54,9 @@ pub enum Error {
     /// SIGTERM or SIGINT cannot be listened to.
     #[error("listening for signals")]
     Signals(#[source] io::Error),
+    /// The kubeconfig.
+    #[error(transparent)]
+    Kubeconfig(#[from] kubeconfig::Error),
     /// No cluster.
     #[error("finding the Kubernetes API server")]
     Infer(#[source] kube::config::InferConfigError),
@@ -78,7 +81,7 @@ impl Error {
     /// What to do about it, if that is not plain.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Infer(_) | Self::Client(_) => {
+            Self::Kubeconfig(_) | Self::Infer(_) | Self::Client(_) => {
                 Some("set KUBECONFIG, or run in a pod with a service account")
             }
             Self::Log(telemetry::LogError::Filter { .. }) => {
@@ -164,6 +167,7 @@ pub struct Clients {
 impl Clients {
     /// The clients, and the election to take part in.
     async fn connect(args: &RunArgs) -> Result<(Self, Option<Election>), Error> {
+        kubeconfig::check()?;
         let mut config = Config::infer().await.map_err(Error::Infer)?;
         // It repeats 429 and 503 up to fifteen times within a pass, and POSTs too. Ours is the
         // schedule, which lets others go first meanwhile.

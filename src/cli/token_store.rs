@@ -2,7 +2,7 @@
 //! as the `vault` command reads and writes them.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -15,7 +15,7 @@ use std::{
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::vault_environment::{self, GUARD, Variables, check_token};
-use crate::{redacted::Redacted, vault::error::clean};
+use crate::{files, redacted::Redacted, vault::error::clean};
 
 /// More than any token; a file that is larger is none.
 const LARGEST: u64 = 64 << 10;
@@ -94,7 +94,7 @@ impl TokenStore {
             None => variables.home().map(|home| home.join(".vault")),
         };
         if let Some(path) = configuration
-            && let Some(text) = read(&path)?
+            && let Some(text) = read(&path, files::PATIENCE)?
         {
             let helper = token_helper(&text)
                 .map_err(|what| Error::Configuration { path: path.clone(), what })?;
@@ -107,13 +107,15 @@ impl TokenStore {
         Ok(variables.home().map(|home| Self::File(home.join(".vault-token"))))
     }
 
-    /// The token, if one is kept. A helper is stopped at the deadline.
+    /// The token, if one is kept. A helper is stopped at the deadline, and a pipe no longer waited for.
     pub fn get(&self, deadline: Instant) -> Result<Option<Redacted<String>>, Error> {
         let (setting, text) = match self {
-            Self::File(path) => match read(path)? {
-                None => return Ok(None),
-                Some(text) => (path.display().to_string(), text),
-            },
+            Self::File(path) => {
+                match read(path, deadline.saturating_duration_since(Instant::now()))? {
+                    None => return Ok(None),
+                    Some(text) => (path.display().to_string(), text),
+                }
+            }
             Self::Helper(path) => {
                 (format!("the token of {}", path.display()), run(path, "get", None, deadline)?)
             }
@@ -174,13 +176,8 @@ impl TokenStore {
 }
 
 /// A small file's text; `None` if there is no such file.
-fn read(path: &Path) -> Result<Option<Zeroizing<String>>, Error> {
-    let read = || {
-        let mut text = Zeroizing::new(String::with_capacity(1 << 10));
-        File::open(path)?.take(LARGEST).read_to_string(&mut text)?;
-        Ok(text)
-    };
-    match read() {
+fn read(path: &Path, patience: Duration) -> Result<Option<Zeroizing<String>>, Error> {
+    match files::text(path, LARGEST, patience) {
         Ok(text) => Ok(Some(text)),
         Err(error) if is_absent(&error) => Ok(None),
         Err(source) => Err(Error::File { doing: "reading", path: path.to_owned(), source }),

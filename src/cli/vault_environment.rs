@@ -22,8 +22,10 @@ use std::{
 use clap::Args;
 use http::{HeaderName, HeaderValue};
 use reqwest::Url;
+use zeroize::Zeroizing;
 
 use crate::{
+    files,
     redacted::Redacted,
     vault::{
         self, Caller, Client, ClientCertificate, ForwardProxy, Liberties, SettingsError,
@@ -258,6 +260,18 @@ pub enum Trust {
     Folder(PathBuf),
 }
 
+impl fmt::Display for Trust {
+    /// The setting, and the file where it names one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Platform => f.write_str("what the platform trusts"),
+            Self::File(path) => write!(f, "VAULT_CACERT ({})", path.display()),
+            Self::Pem(_) => f.write_str("VAULT_CACERT_BYTES"),
+            Self::Folder(path) => write!(f, "VAULT_CAPATH ({})", path.display()),
+        }
+    }
+}
+
 /// How a person's command reaches Vault: flags and variables, parsed and checked. No file is read yet.
 #[derive(Clone, Debug)]
 pub struct VaultEnvironment {
@@ -382,7 +396,26 @@ impl VaultEnvironment {
             proxy: self.proxy.clone(),
             headers: self.headers.clone(),
         };
-        Ok(Client::for_person(&settings, &liberties)?)
+        Client::for_person(&settings, &liberties).map_err(|source| self.unfit(source))
+    }
+
+    /// Which of the settings it is that cannot be used.
+    fn unfit(&self, source: SettingsError) -> Error {
+        let setting = match &source {
+            SettingsError::Address { .. } => self.origin.to_string(),
+            SettingsError::Namespace => "VAULT_NAMESPACE".to_owned(),
+            SettingsError::CaBundle { .. } => self.trust.to_string(),
+            SettingsError::ClientCertificate { .. } => {
+                let files = self.client_certificate.iter();
+                let files =
+                    files.map(|(one, two)| format!(" ({}, {})", one.display(), two.display()));
+                "VAULT_CLIENT_CERT".to_owned() + &files.collect::<String>()
+            }
+            SettingsError::ServerName => "VAULT_TLS_SERVER_NAME".to_owned(),
+            SettingsError::Proxy { .. } => "VAULT_PROXY_ADDR".to_owned(),
+            SettingsError::Http { .. } => return Error::Client(source),
+        };
+        Error::Settings { setting, source }
     }
 
     /// The client with a token, or without one where there is none: behind a Vault Proxy or Agent.
@@ -403,7 +436,7 @@ impl VaultEnvironment {
             _ if !matches!(&self.server, Server::Url(url) if url.scheme() == "https") => Ok(None),
             Trust::Platform => Ok(None),
             Trust::Pem(pem) => Ok(Some(pem.clone())),
-            Trust::File(path) => read("VAULT_CACERT", path).map(Some),
+            Trust::File(path) => read("VAULT_CACERT", path).map(|pem| Some(pem.to_string())),
             Trust::Folder(path) => read_folder(path).map(Some),
         }
     }
@@ -413,8 +446,8 @@ impl VaultEnvironment {
             return Ok(None);
         };
         Ok(Some(ClientCertificate {
-            certificate_pem: read("VAULT_CLIENT_CERT", certificate)?,
-            key_pem: Redacted::new(read("VAULT_CLIENT_KEY", key)?),
+            certificate_pem: read("VAULT_CLIENT_CERT", certificate)?.to_string(),
+            key_pem: Redacted::new(std::mem::take(&mut *read("VAULT_CLIENT_KEY", key)?)),
         }))
     }
 }
@@ -463,12 +496,21 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 fn namespace(flags: &VaultFlags, variables: &Variables) -> Result<Option<String>, Error> {
-    let text = match &flags.namespace {
-        Some(text) => Some(text.as_str()),
-        None => variables.text("VAULT_NAMESPACE")?,
+    let (setting, text) = match &flags.namespace {
+        Some(text) => ("--namespace", Some(text.as_str())),
+        None => ("VAULT_NAMESPACE", variables.text("VAULT_NAMESPACE")?),
     };
     let text = text.map(|text| text.trim().trim_matches('/')).filter(|text| !text.is_empty());
-    Ok(text.map(str::to_owned))
+    let Some(text) = text else { return Ok(None) };
+    // Vault has none like these; to a proxy before it they could mean another path.
+    let is_odd =
+        |part: &str| matches!(part, "." | "..") || !part.chars().all(|c| c.is_ascii_graphic());
+    if text.split('/').any(is_odd) {
+        let what =
+            "a namespace is a path without `..`, blanks or characters beyond ASCII".to_owned();
+        return Err(Error::Invalid { setting: setting.to_owned(), what });
+    }
+    Ok(Some(text.to_owned()))
 }
 
 fn token(variables: &Variables) -> Result<Option<Redacted<String>>, Error> {
@@ -631,8 +673,8 @@ fn secret_value(text: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-fn read(setting: &'static str, path: &Path) -> Result<String, Error> {
-    fs::read_to_string(path).map_err(|source| Error::Read {
+fn read(setting: &'static str, path: &Path) -> Result<Zeroizing<String>, Error> {
+    files::text(path, files::LARGEST, files::PATIENCE).map_err(|source| Error::Read {
         setting,
         path: path.to_owned(),
         source,
@@ -641,20 +683,23 @@ fn read(setting: &'static str, path: &Path) -> Result<String, Error> {
 
 /// All certificates of a folder's files, one after another. Files without one are passed over.
 fn read_folder(folder: &Path) -> Result<String, Error> {
-    let failed = |source| Error::Read { setting: "VAULT_CAPATH", path: folder.to_owned(), source };
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Read { setting: "VAULT_CAPATH", path, source }
+    };
     let mut pem = String::new();
     let mut paths = fs::read_dir(folder)
-        .map_err(failed)?
+        .map_err(failed(folder))?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<Vec<_>, _>>()
-        .map_err(failed)?;
+        .map_err(failed(folder))?;
     paths.sort();
     for path in paths.into_iter().filter(|path| path.is_file()) {
-        let bytes = fs::read(&path).map_err(failed)?;
-        if let Ok(text) = String::from_utf8(bytes)
+        let bytes = files::bytes(&path, files::LARGEST, files::PATIENCE).map_err(failed(&path))?;
+        if let Ok(text) = std::str::from_utf8(&bytes)
             && text.contains("-----BEGIN CERTIFICATE-----")
         {
-            pem.push_str(&text);
+            pem.push_str(text);
             pem.push('\n');
         }
     }
@@ -824,6 +869,33 @@ mod tests {
         let namespace = |text| of(&[("VAULT_NAMESPACE", text)]).namespace;
         assert_eq!(namespace("admin/team/").as_deref(), Some("admin/team"));
         assert_eq!(namespace("/"), None);
+    }
+
+    #[test]
+    fn a_namespace_that_leads_elsewhere_is_refused() {
+        for text in ["..", "team/../admin", "./team", "a b", "team\n", "a\u{7f}", "\u{fc}"] {
+            let said = refusal(&[("VAULT_NAMESPACE", &format!("x/{text}/x"))]);
+            assert!(said.starts_with("VAULT_NAMESPACE cannot be used"), "{said}");
+        }
+        of(&[("VAULT_NAMESPACE", "team..a/b.c")]);
+    }
+
+    #[test]
+    fn what_cannot_be_used_of_a_file_is_said_with_setting_and_file() {
+        let client = |variables: &[(&str, &str)]| {
+            let error = of(variables).client(Duration::from_secs(1)).unwrap_err();
+            crate::fault::chain(&error)
+        };
+        let said = client(&[("VAULT_CACERT", "/dev/null")]);
+        assert!(said.starts_with("VAULT_CACERT (/dev/null) cannot be used: "), "{said}");
+        let said = client(&[("VAULT_CACERT_BYTES", "PEM")]);
+        assert!(said.starts_with("VAULT_CACERT_BYTES cannot be used: "), "{said}");
+        let said = client(&[("VAULT_CLIENT_CERT", "/dev/null"), ("VAULT_CLIENT_KEY", "/dev/null")]);
+        assert!(said.starts_with("VAULT_CLIENT_CERT (/dev/null, /dev/null) cannot"), "{said}");
+        let said = client(&[("VAULT_TLS_SERVER_NAME", "a b")]);
+        assert!(said.starts_with("VAULT_TLS_SERVER_NAME cannot be used: "), "{said}");
+        let said = client(&[("VAULT_CACERT", "/dev/zero")]);
+        assert!(said.starts_with("reading /dev/zero (VAULT_CACERT): it is larger than"), "{said}");
     }
 
     #[test]

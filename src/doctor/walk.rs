@@ -127,10 +127,9 @@ pub async fn walk(question: &Question<'_>) -> Report {
 
 async fn identity(question: &Question<'_>) -> (Finding, Option<Credentials>) {
     let settings = question.settings;
-    if let Err(back) = settings.check() {
-        let cure = "choose a profile (AWS_PROFILE) that has an AWS identity of its own";
-        let finding = Finding::broken(IDENTITY, "AwsProfileLeadsBack", back.to_string(), cure);
-        return (finding, None);
+    if let Err(unfit) = settings.check() {
+        let found = unfit.to_string();
+        return (Finding::broken(IDENTITY, unfit.reason(), found, unfit.cure()), None);
     }
     let source = settings.source();
     let region = question.target.as_ref().map_or("us-east-1", StsTarget::region);

@@ -155,7 +155,9 @@ pub(super) fn http_client(
     if let Some(name) = &settings.tls_server_name {
         let host = base.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         base.set_host(Some(name)).map_err(|_| SettingsError::ServerName)?;
-        if base.domain().is_none() {
+        // Of what a URL takes, TLS does not take all.
+        let is_name = |name: &str| matches!(ServerName::try_from(name), Ok(ServerName::DnsName(_)));
+        if !base.domain().is_some_and(is_name) {
             return Err(SettingsError::ServerName);
         }
         // A proxy would resolve the name itself, and find nothing or somebody else.

@@ -18,8 +18,8 @@ use vault_aws_operator::{
 use crate::program::{BINARY, Home, Program};
 
 /// Nobody listens there.
-const NOWHERE: &str = "https://127.0.0.1:1";
-const TOKEN: &str = "hvs.of-the-test";
+pub(crate) const NOWHERE: &str = "https://127.0.0.1:1";
+pub(crate) const TOKEN: &str = "hvs.of-the-test";
 
 fn request() -> Request {
     Request { mount: "aws/dev".to_owned(), role: "admin".to_owned(), ..Request::default() }
@@ -55,6 +55,13 @@ fn store(home: &Home, entry: &Entry) -> Cache {
     let cache = Cache::create(&folder(home)).expect("a cache");
     cache.store(&key(&request(), Some(TOKEN)), entry).expect("an entry is stored");
     cache
+}
+
+/// A home with an entry that is fresh: its file, and what is printed of it.
+pub(crate) fn cached(home: &Home) -> (PathBuf, String) {
+    let entry = entry(10, 3590);
+    store(home, &entry);
+    (entry_file(home), document(&entry))
 }
 
 fn document(entry: &Entry) -> String {

@@ -2,6 +2,7 @@
 //! No server is needed here; what needs one is in `tests/world`.
 
 mod credential_process;
+mod hostile;
 mod import;
 mod login;
 mod plan;

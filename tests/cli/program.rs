@@ -4,11 +4,26 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
 };
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_vault-aws");
+
+/// The most address space of a run: threads and libraries of a small one need a third of it.
+const MEMORY_KIB: u64 = 1 << 20;
+/// The most seconds of a processor: what text can make of itself is seen by these, however busy the
+/// machine is.
+const CPU_SECONDS: u64 = 60;
+/// No run may take longer.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A home directory, removed at the end of its test.
 pub(crate) struct Home(PathBuf);
@@ -29,7 +44,18 @@ impl Home {
 
     /// The binary, with this home and nothing else in its environment.
     pub(crate) fn program(&self, binary: impl AsRef<Path>) -> Program {
-        let mut command = Command::new(binary.as_ref());
+        self.command(Command::new(binary.as_ref()))
+    }
+
+    /// The same for a run that needs no more memory and time than that.
+    pub(crate) fn confined(&self) -> Program {
+        let mut command = Command::new("/bin/sh");
+        let script = format!("ulimit -v {MEMORY_KIB}; ulimit -t {CPU_SECONDS}; exec \"$0\" \"$@\"");
+        command.args(["-c", &script, BINARY]);
+        self.command(command)
+    }
+
+    fn command(&self, mut command: Command) -> Program {
         command.env_clear().env("HOME", &self.0).env("PATH", "/usr/bin:/bin").current_dir(&self.0);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         Program(command)
@@ -56,6 +82,11 @@ impl Program {
         self
     }
 
+    pub(crate) fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.0.stdin(stdin);
+        self
+    }
+
     pub(crate) fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
         self.0.stdout(stdout);
         self
@@ -63,12 +94,17 @@ impl Program {
 
     pub(crate) fn run(mut self) -> Ran {
         let child = self.0.stderr(Stdio::piped()).spawn().expect("the program starts");
-        let Output { status, stdout, stderr } = child.wait_with_output().expect("the program ends");
-        Ran {
-            code: status.code().expect("an exit code"),
-            stdout: String::from_utf8(stdout).expect("UTF-8 on stdout"),
-            stderr: String::from_utf8(stderr).expect("UTF-8 on stderr"),
-        }
+        let pid = Pid::from_child(&child);
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || sender.send(child.wait_with_output()));
+        let Ok(ended) = receiver.recv_timeout(LIMIT) else {
+            let _ = kill_process(pid, Signal::KILL);
+            panic!("not done within {} s: {:?}", LIMIT.as_secs(), self.0);
+        };
+        let Output { status, stdout, stderr } = ended.expect("the program ends");
+        let stderr = String::from_utf8(stderr).expect("UTF-8 on stderr");
+        let Some(code) = status.code() else { panic!("{status}: {stderr}") };
+        Ran { code, stdout: String::from_utf8(stdout).expect("UTF-8 on stdout"), stderr }
     }
 }
 

@@ -5,12 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::ResourceExt as _;
+use kube::{
+    ResourceExt as _,
+    api::{Patch, PatchParams},
+};
 use serde_json::{Value, json};
 use vault_aws_lab::{Front, Operator, Reply};
 
 use crate::{
-    certificates::Authority,
+    certificates::{Authority, Issued},
+    manifest::api_of,
     stage::{WATCH_TIMEOUT, say},
     world::{ACCOUNT, PATIENCE, World},
 };
@@ -19,6 +23,8 @@ tests![
     watches_that_fall_silent_are_noticed_and_opened_again,
     a_history_that_is_gone_costs_a_list_and_no_secret,
     an_overloaded_api_server_is_waited_for,
+    a_conflict_at_every_write_is_told_and_not_fought,
+    a_foreign_webhook_that_is_down_or_silent_is_told_and_waited_for,
     a_create_whose_answer_was_lost_is_recognised_as_ours,
     a_syncer_killed_at_each_request_leaves_all_or_nothing,
     a_role_writer_killed_at_each_request_ends_where_it_should,
@@ -37,8 +43,13 @@ fn way(world: &World) -> &Front {
 async fn arrives(world: &World, authority: &Authority, limit: Duration) -> Duration {
     let next = authority.issue("web.example.com");
     world.put_certificate("web", "tls", &next).await;
-    let begun = Instant::now();
     world.refresh("web").await;
+    holds(world, &next, limit).await
+}
+
+/// Waits for a certificate; how long it took.
+async fn holds(world: &World, next: &Issued, limit: Duration) -> Duration {
+    let begun = Instant::now();
     world
         .eventually("the next certificate", limit, async || {
             let secret = world.secret("web-tls").await?;
@@ -135,6 +146,98 @@ async fn an_overloaded_api_server_is_waited_for(world: World) {
         OVERLOAD.as_secs(),
         begun.elapsed().as_secs_f64()
     ));
+}
+
+async fn a_conflict_at_every_write_is_told_and_not_fought(world: World) {
+    const CONFLICT: Duration = Duration::from_secs(10);
+    let (authority, _) = world.with_delivered().await;
+    let secret = world.secret("web-tls").await.expect("the Secret");
+    let front = way(&world);
+    let conflict = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": "Apply failed with 1 conflict: conflict with \"another\": .data.tls.key",
+        "reason": "Conflict", "code": 409,
+    });
+    let about = format!("/namespaces/{}/secrets/", world.id);
+    let reply = Reply::always(409, conflict.to_string()).about(&about);
+    front.answer(reply.to(|method, _| method != "GET"));
+    front.forget_requests();
+    let next = authority.issue("web.example.com");
+    world.put_certificate("web", "tls", &next).await;
+    world.refresh("web").await;
+    let told = world.certificate_becomes("web", "tls", "Kept", Some("KubernetesError")).await;
+    assert!(told.message.is_some_and(|said| said.contains("changed while it was written")));
+    world.becomes("vaultcertsync/web", "Ready", "False", "KubernetesError").await;
+    tokio::time::sleep(CONFLICT).await;
+    let tried = front.requests().iter().filter(|request| request.status == 409).count();
+    assert!((1..12).contains(&tried), "{tried} writes against somebody else's");
+    assert_eq!(world.secret("web-tls").await, Some(secret));
+    front.answer_normally();
+    let took = holds(&world, &next, PATIENCE).await;
+    world.becomes("vaultcertsync/web", "Ready", "True", "Synced").await;
+    say(&format!(
+        "409 at every write: {tried} writes in {} s, recovered after {:.1} s",
+        CONFLICT.as_secs(),
+        took.as_secs_f64()
+    ));
+}
+
+async fn a_foreign_webhook_that_is_down_or_silent_is_told_and_waited_for(world: World) {
+    const DOWN: Duration = Duration::from_secs(10);
+    let (authority, _) = world.with_delivered().await;
+    // It takes connections and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let silent = silent.local_addr().expect("an address");
+    for url in ["https://127.0.0.1:1/".to_owned(), format!("https://{silent}/")] {
+        let secret = world.secret("web-tls").await.expect("the Secret");
+        let name = format!("{}.example.com", world.id);
+        let webhook = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": name},
+            "webhooks": [{
+                "name": name,
+                "clientConfig": {"url": url},
+                "namespaceSelector": {"matchLabels": {"world": world.id}},
+                "rules": [{
+                    "apiGroups": [""], "apiVersions": ["v1"], "resources": ["secrets"],
+                    "operations": ["CREATE", "UPDATE"],
+                }],
+                "failurePolicy": "Fail", "sideEffects": "None", "timeoutSeconds": 2,
+                "admissionReviewVersions": ["v1"],
+            }],
+        });
+        let lab = &world.stage.lab;
+        let applied = lab.kubectl_with_input(&["create", "-f", "-"], &webhook.to_string()).await;
+        assert!(applied.expect("kubectl").status.success());
+        // The API server learns of it a moment later.
+        world
+            .eventually("the webhook to be asked", PATIENCE, async || {
+                let patch = json!({"metadata": {"labels": {"theirs": "x"}}});
+                let dry = PatchParams { dry_run: true, ..PatchParams::default() };
+                let secrets = api_of(&world, "secret");
+                secrets.patch("web-tls", &dry, &Patch::Merge(patch)).await.is_err().then_some(())
+            })
+            .await;
+        let mark = world.mark();
+        let next = authority.issue("web.example.com");
+        world.put_certificate("web", "tls", &next).await;
+        world.refresh("web").await;
+        world.certificate_becomes("web", "tls", "Kept", Some("KubernetesError")).await;
+        tokio::time::sleep(DOWN).await;
+        let writes = world.kubernetes_writes_since(mark);
+        let tried = writes.iter().filter(|one| one.resource == "secrets").count();
+        assert!((1..12).contains(&tried), "{tried} writes in vain");
+        assert_eq!(world.secret("web-tls").await, Some(secret));
+        world.kubectl(&["delete", "validatingwebhookconfiguration", &name]).await;
+        let took = holds(&world, &next, PATIENCE).await;
+        world.becomes("vaultcertsync/web", "Ready", "True", "Synced").await;
+        say(&format!(
+            "a webhook at {url}: {tried} writes in {} s, recovered after {:.1} s",
+            DOWN.as_secs(),
+            took.as_secs_f64()
+        ));
+    }
 }
 
 async fn a_create_whose_answer_was_lost_is_recognised_as_ours(world: World) {
@@ -342,13 +445,7 @@ async fn a_right_that_is_taken_away_stops_one_namespace_until_it_is_back(world: 
         .await;
     assert_eq!(world.secret("web-tls").await, Some(secret));
     world.grant_secrets().await;
-    let begun = Instant::now();
-    world
-        .eventually("the next certificate", Duration::from_secs(75), async || {
-            let secret = world.secret("web-tls").await?;
-            (secret.data.as_ref()?.get("tls.key")?.0 == next.key.as_bytes()).then_some(())
-        })
-        .await;
+    let took = holds(&world, &next, Duration::from_secs(75)).await;
     world.becomes("vaultcertsync/web", "Ready", "True", "Synced").await;
-    say(&format!("a right given back: recovered after {:.1} s", begun.elapsed().as_secs_f64()));
+    say(&format!("a right given back: recovered after {:.1} s", took.as_secs_f64()));
 }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use vault_aws_lab::{Keys, TrustPolicy, VaultProxy, aws};
 
 use crate::{
-    audit,
+    audit, leaks,
     world::{World, now},
 };
 
@@ -259,7 +259,12 @@ impl Person {
 }
 
 fn run(mut command: Command) -> Ran {
-    ran(command.output().expect("the program starts"))
+    let output = command.output().expect("the program starts");
+    // Those that are not ours print what they were given.
+    if command.get_program() == BINARY {
+        leaks::heard_of(&command, &output);
+    }
+    ran(output)
 }
 
 fn ran(output: Output) -> Ran {

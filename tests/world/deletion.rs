@@ -1,15 +1,21 @@
 //! What is deleted takes with it what it made, and nothing else, and never hangs.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::events::v1::Event;
-use kube::{Api, api::ListParams};
+use kube::{Api, ResourceExt as _, api::ListParams};
 use serde_json::json;
+use vault_aws_lab::{Component, Installation, Operator};
 
 use crate::{
+    audit::{self, KubernetesRequest},
     certificates::Authority,
+    grants::refusals_are_meant,
     manifest::secret,
-    stage::CLEANUP_TIMEOUT,
+    stage::{CLEANUP_TIMEOUT, say},
     world::{PATIENCE, World},
 };
 
@@ -21,9 +27,11 @@ tests![
     a_role_that_somebody_took_over_outlives_its_resource,
     a_deleted_sync_takes_its_secrets_with_it,
     a_namespace_with_role_and_sync_goes_away_completely,
+    a_namespace_that_goes_while_certificates_rotate_goes_quietly_and_the_rest_goes_on,
 ];
 
 tests![in outage_tests:
+    a_crd_that_is_removed_makes_the_operator_delete_nothing_and_all_goes_on_when_it_is_back,
     a_role_deleted_while_vault_is_down_goes_when_it_is_back,
     a_role_deleted_while_vault_stays_down_is_let_go_with_an_event,
     a_role_that_goes_with_its_namespace_while_vault_is_down_is_told_of_at_its_backend,
@@ -132,12 +140,163 @@ async fn a_deleted_sync_takes_its_secrets_with_it(world: World) {
 
 async fn a_namespace_with_role_and_sync_goes_away_completely(world: World) {
     // The syncer's rights may go before its resources.
-    crate::grants::refusals_are_meant(&world);
+    refusals_are_meant(&world);
     world.with_delivered().await;
     let namespace = format!("namespace/{}", world.id);
     world.delete(&namespace).await;
     world.gone(&namespace, COLLECTION).await;
     assert_eq!(world.role_and_policy().await, (None, None));
+}
+
+async fn a_namespace_that_goes_while_certificates_rotate_goes_quietly_and_the_rest_goes_on(
+    world: World,
+) {
+    const SYNCS: usize = 10;
+    const INTERVAL: Duration = Duration::from_secs(10);
+    refusals_are_meant(&world);
+    let neighbour = World::new(Arc::clone(&world.stage), "a neighbour of what goes").await;
+    let authority = Authority::new("World CA");
+    let rotate = async |world: &World| {
+        let next = authority.issue("web.example.com");
+        world.put_certificate("web", "tls", &next).await;
+        next
+    };
+    let names: Vec<String> = (0..SYNCS).map(|number| format!("s{number}")).collect();
+    for one in [&world, &neighbour] {
+        let first = rotate(one).await;
+        one.backend().apply().await;
+        one.role("web").apply().await;
+        for name in &names {
+            let sync = one.sync(name).with("spec.roleRef.name", "web");
+            sync.with("spec.refreshInterval", format!("{}s", INTERVAL.as_secs())).apply().await;
+        }
+        for name in &names {
+            one.delivered(&format!("{name}-tls"), &first).await;
+        }
+    }
+    let mark = world.mark();
+    let namespace = format!("namespace/{}", world.id);
+    world.delete(&namespace).await;
+    let begun = Instant::now();
+    let mut last = rotate(&neighbour).await;
+    while world.get(&namespace).await.is_some() {
+        assert!(begun.elapsed() < COLLECTION, "the namespace is still there");
+        rotate(&world).await;
+        last = rotate(&neighbour).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let gone = begun.elapsed();
+    // The passes that were under way.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let after = world.mark();
+    for name in &names {
+        neighbour.delivered(&format!("{name}-tls"), &last).await;
+        neighbour.becomes(&format!("vaultcertsync/{name}"), "Ready", "True", "Synced").await;
+    }
+
+    let asked = world.kubernetes_requests_since(mark);
+    let created = asked.iter().filter(|one| one.verb == "create" && one.resource == "secrets");
+    let (made, in_vain): (Vec<_>, Vec<_>) = created.partition(|one| one.code < 300);
+    assert_eq!(made, Vec::<&KubernetesRequest>::new(), "nothing is made in what goes");
+    // Of each Secret that went before its sync, and once again where the answer was not believed.
+    assert!(in_vain.len() <= 2 * SYNCS, "{} creates in vain", in_vain.len());
+    let refused = asked.iter().filter(|one| one.code >= 400 && one.verb != "watch").count();
+    assert!(refused <= 8 * SYNCS, "{refused} refusals: {asked:?}");
+    let deleted = asked.iter().filter(|one| one.verb.starts_with("delete")).count();
+    assert_eq!(deleted, 0, "the namespace's controller deletes, nobody else");
+    tokio::time::sleep(INTERVAL + Duration::from_secs(2)).await;
+    let late: Vec<_> = world
+        .vault_requests_since(after)
+        .into_iter()
+        .filter(|one| one.path.starts_with(&world.kv_mount()))
+        .collect();
+    assert_eq!(late, [], "nobody reads what nobody asks for any more");
+    let late: Vec<_> = world.kubernetes_writes_since(after);
+    assert!(late.len() <= SYNCS, "{late:?}");
+    say(&format!(
+        "a namespace with {SYNCS} syncs that rotate: gone after {:.1} s, {} creates in vain, {refused} \
+         refusals in all",
+        gone.as_secs_f64(),
+        in_vain.len()
+    ));
+}
+
+async fn a_crd_that_is_removed_makes_the_operator_delete_nothing_and_all_goes_on_when_it_is_back(
+    world: World,
+) {
+    const CRD: &str = "vaultcertsyncs.vaultaws.dev";
+    const AWAY: Duration = Duration::from_secs(30);
+    let issued = Authority::new("World CA").issue("web.example.com");
+    world.put_certificate("web", "tls", &issued).await;
+    world.with_web().await;
+    let retained = world.sync("kept").with("spec.roleRef.name", "web");
+    let retained = retained.with("spec.target", json!({"deletionPolicy": "Retain"}));
+    retained.apply().await;
+    world.delivered("web-tls", &issued).await;
+    let kept = world.delivered("kept-tls", &issued).await;
+    world.ready("vaultcertsync/kept").await;
+    let before = world.role_and_policy().await;
+    let pids = world.stage.operators().map(Operator::pid);
+    let mark = world.mark();
+
+    // It takes all resources of its kind with it: so Kubernetes has it.
+    let begun = Instant::now();
+    world.kubectl(&["delete", "crd", CRD, "--timeout=60s"]).await;
+    for operator in world.stage.operators() {
+        world
+            .eventually("an operator without one of its kinds to say so", PATIENCE, async || {
+                let (status, text) = operator.page("/readyz").await.ok()?;
+                (status != 200 && text.contains("VaultCertSync")).then_some(())
+            })
+            .await;
+    }
+    world.gone("secret/web-tls", COLLECTION).await;
+    let collected = begun.elapsed();
+    tokio::time::sleep(AWAY.saturating_sub(begun.elapsed())).await;
+    let away = begun.elapsed();
+    for operator in world.stage.operators() {
+        assert_eq!(operator.page("/healthz").await.expect("/healthz").0, 200);
+    }
+    assert_eq!(world.kubernetes_writes_since(mark), [], "nothing was written or deleted");
+    assert_eq!(world.vault_writes_since(mark), []);
+    assert_eq!(world.role_and_policy().await, before);
+    world.becomes("vaultawsrole/web", "Ready", "True", "Ready").await;
+    assert_eq!(world.secret("kept-tls").await, Some(kept.clone()));
+    let users = Component::ALL.map(Component::user);
+    let log = world.stage.lab.audit_kube_path();
+    let asked = audit::kubernetes(&log, mark.kubernetes, &users, audit::Stage::Ended);
+    let asked = asked.expect("the audit log");
+    let in_vain = asked.iter().filter(|one| one.resource == "vaultcertsyncs" && one.code == 404);
+    let in_vain = in_vain.count();
+    // Two processes, and each waits twice as long each time.
+    assert!((2..=14).contains(&in_vain), "{in_vain} requests in {} s", away.as_secs());
+
+    Installation::install_crds(&world.stage.lab).await.expect("the CRD is back");
+    let back = Instant::now();
+    for operator in world.stage.operators() {
+        operator.ready(Duration::from_secs(75)).await.expect("it watches again");
+    }
+    let watched = back.elapsed();
+    world.sync("web").apply().await;
+    world.delivered("web-tls", &issued).await;
+    world.ready("vaultcertsync/web").await;
+    assert_eq!(world.stage.operators().map(Operator::pid), pids, "without a restart");
+    say(&format!(
+        "a CRD removed for {:.0} s: Secrets collected after {:.1} s, {in_vain} requests in vain, watched \
+         again {:.1} s after it was back",
+        away.as_secs_f64(),
+        collected.as_secs_f64(),
+        watched.as_secs_f64()
+    ));
+    // What was retained is nobody's until somebody adopts it.
+    retained.apply().await;
+    world.certificate_becomes("kept", "tls", "Refused", Some("SecretNotOurs")).await;
+    let consent = json!({"metadata": {"annotations": {"vaultaws.dev/adopt-by": "kept"}}});
+    world.patch("secret/kept-tls", consent).await;
+    retained.with("spec.target.adopt", true).apply().await;
+    world.ready("vaultcertsync/kept").await;
+    let adopted = world.delivered("kept-tls", &issued).await;
+    assert_eq!(adopted.uid(), kept.uid());
 }
 
 async fn a_role_deleted_while_vault_is_down_goes_when_it_is_back(world: World) {

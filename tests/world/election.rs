@@ -1,25 +1,28 @@
-//! Two replicas of the syncer: one writes, the other waits, whatever happens to the first.
+//! Two replicas of one component: one writes, the other waits, whatever happens to the first.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use vault_aws_lab::{Component, Operator};
 
 use crate::{
     audit::{self, Mark},
     certificates::{Authority, Issued},
     stage::say,
-    world::{PATIENCE, World},
+    world::{ACCOUNT, PATIENCE, World},
 };
 
 tests![
-    a_stopped_leader_hands_over_at_once,
-    a_killed_leader_is_replaced_when_its_lease_ends_and_nothing_is_lost,
-    a_leader_that_was_frozen_beyond_its_lease_writes_nothing_more,
+    a_syncer_that_is_stopped_hands_over_at_once,
+    a_syncer_that_is_killed_is_replaced_when_its_lease_ends_and_nothing_is_lost,
+    a_syncer_that_was_frozen_beyond_its_lease_writes_nothing_more,
+    a_role_writer_that_is_stopped_hands_over_at_once,
+    a_role_writer_that_is_killed_is_replaced_when_its_lease_ends_and_nothing_is_lost,
+    a_role_writer_that_was_frozen_beyond_its_lease_writes_nothing_more,
     a_leader_without_the_api_server_keeps_its_place_if_nobody_takes_it,
 ];
 
@@ -29,15 +32,185 @@ const TICK: Duration = Duration::from_secs(2);
 /// A request, and a busy machine.
 const MARGIN: Duration = Duration::from_secs(4);
 
-/// How many syncs are in the making when something happens to the leader.
+/// How many resources are in the making when something happens to the leader.
 const CROWD: usize = 40;
 
-async fn second(world: &World) -> Operator {
-    let binary = Path::new(env!("CARGO_BIN_EXE_vault-aws"));
-    let started = Operator::start_second(&world.stage.lab, Component::Syncer, binary).await;
-    let second = started.expect("a second replica");
-    second.ready(PATIENCE).await.expect("a standby is ready too");
-    second
+async fn a_syncer_that_is_stopped_hands_over_at_once(world: World) {
+    stopped(&Crowd::of_syncs(&world).await).await;
+}
+
+async fn a_syncer_that_is_killed_is_replaced_when_its_lease_ends_and_nothing_is_lost(world: World) {
+    killed(&Crowd::of_syncs(&world).await).await;
+}
+
+async fn a_syncer_that_was_frozen_beyond_its_lease_writes_nothing_more(world: World) {
+    frozen(&Crowd::of_syncs(&world).await).await;
+}
+
+async fn a_role_writer_that_is_stopped_hands_over_at_once(world: World) {
+    stopped(&Crowd::of_roles(&world).await).await;
+}
+
+async fn a_role_writer_that_is_killed_is_replaced_when_its_lease_ends_and_nothing_is_lost(
+    world: World,
+) {
+    killed(&Crowd::of_roles(&world).await).await;
+}
+
+async fn a_role_writer_that_was_frozen_beyond_its_lease_writes_nothing_more(world: World) {
+    frozen(&Crowd::of_roles(&world).await).await;
+}
+
+/// Many resources of one kind, and the component that serves them.
+struct Crowd<'a> {
+    world: &'a World,
+    component: Component,
+    /// What each of the syncs delivers; roles need none.
+    issued: Option<Issued>,
+}
+
+impl<'a> Crowd<'a> {
+    /// Syncs of one role and one certificate.
+    async fn of_syncs(world: &'a World) -> Self {
+        let issued = Authority::new("World CA").issue("web.example.com");
+        world.put_certificate("web", "tls", &issued).await;
+        world.backend().apply().await;
+        world.role("web").apply().await;
+        world.ready("vaultawsrole/web").await;
+        Self { world, component: Component::Syncer, issued: Some(issued) }
+    }
+
+    /// Roles of IAM roles of their own.
+    async fn of_roles(world: &'a World) -> Self {
+        for number in 0..CROWD {
+            world.create_iam_role(ACCOUNT, &name(number)).await;
+        }
+        world.backend().apply().await;
+        world.ready(&world.backend_ref()).await;
+        Self { world, component: Component::RoleWriter, issued: None }
+    }
+
+    fn first(&self) -> &Operator {
+        match self.component {
+            Component::Syncer => &self.world.stage.syncer,
+            Component::RoleWriter => &self.world.stage.role_writer,
+        }
+    }
+
+    async fn second(&self) -> Operator {
+        let binary = Path::new(env!("CARGO_BIN_EXE_vault-aws"));
+        let started = Operator::start_second(&self.world.stage.lab, self.component, binary).await;
+        let second = started.expect("a second replica");
+        second.ready(PATIENCE).await.expect("a standby is ready too");
+        assert!(self.first().leads().await && !second.leads().await);
+        second
+    }
+
+    async fn apply(&self) {
+        for number in 0..CROWD {
+            let name = name(number);
+            let manifest = match self.component {
+                Component::Syncer => {
+                    let sync = self.world.sync(&name).with("spec.roleRef.name", "web");
+                    sync.with("spec.refreshInterval", "10s")
+                }
+                Component::RoleWriter => self.world.role(&name).with("spec.driftInterval", "10s"),
+            };
+            manifest.apply().await;
+        }
+    }
+
+    /// Waits until one of them is done.
+    async fn begun(&self) {
+        let first = name(0);
+        let is_begun = async || match self.component {
+            Component::Syncer => self.world.secret(&format!("{first}-tls")).await.map(drop),
+            Component::RoleWriter => {
+                self.world.vault_role(&self.world.iam_role(&first)).await.map(drop)
+            }
+        };
+        self.world.eventually("the first of the crowd", PATIENCE, is_begun).await;
+    }
+
+    /// Waits until all are done.
+    async fn done(&self) {
+        for number in 0..CROWD {
+            let name = name(number);
+            match &self.issued {
+                Some(issued) => drop(self.world.delivered(&format!("{name}-tls"), issued).await),
+                None => drop(self.world.ready(&format!("vaultawsrole/{name}")).await),
+            }
+        }
+    }
+
+    /// Each Secret, or role and policy, was made once, by whichever replica, and never written again.
+    fn once_each(&self, replicas: [&Operator; 2], since: Mark) {
+        let mut made: BTreeMap<String, usize> = BTreeMap::new();
+        match self.component {
+            Component::Syncer => {
+                for replica in replicas {
+                    for (verb, resource, name) in writes(self.world, replica, since) {
+                        if resource == "secrets" {
+                            assert_eq!(verb, "create", "{name} was written again");
+                            *made.entry(name).or_default() += 1;
+                        }
+                    }
+                }
+                assert_eq!(made.len(), CROWD);
+            }
+            Component::RoleWriter => {
+                for write in self.world.vault_writes_since(since) {
+                    assert!(!write.is_forbidden(), "{write:?}");
+                    *made.entry(write.path).or_default() += 1;
+                }
+                let expected = |path: &String| {
+                    path.starts_with("sys/policies/acl/") || path.contains("/role/")
+                };
+                assert!(made.keys().all(expected), "{made:?}");
+                assert_eq!(made.len(), 2 * CROWD, "{made:?}");
+            }
+        }
+        assert!(made.values().all(|times| *times == 1), "{made:?}");
+    }
+
+    /// Changes one by hand, so that whoever leads has something to do.
+    async fn spoil(&self) {
+        let name = name(0);
+        match self.component {
+            Component::Syncer => self.world.delete(&format!("secret/{name}-tls")).await,
+            Component::RoleWriter => {
+                let role = self.world.iam_role(&name);
+                let path = format!("auth/{}/role/{role}", self.world.auth_mount());
+                self.world.write(&path, json!({"token_policies": ["default"]})).await;
+            }
+        }
+    }
+
+    /// Waits until it is put back.
+    async fn mended(&self) {
+        let name = name(0);
+        let is_mended = async || match self.component {
+            Component::Syncer => self.world.secret(&format!("{name}-tls")).await.map(drop),
+            Component::RoleWriter => {
+                let role = self.world.iam_role(&name);
+                let found = self.world.vault_role(&role).await?;
+                (found["token_policies"] == json!([self.world.policy_name(&role)])).then_some(())
+            }
+        };
+        self.world.eventually("what was changed by hand to be put back", PATIENCE, is_mended).await;
+    }
+
+    fn took(&self, after: &str, took: Duration) {
+        say(&format!(
+            "takeover of the {} after {after}: {:.1} s",
+            self.component.name(),
+            took.as_secs_f64()
+        ));
+    }
+}
+
+fn name(number: usize) -> String {
+    format!("s{number}")
 }
 
 async fn leads(world: &World, replica: &Operator, limit: Duration) -> Duration {
@@ -72,77 +245,77 @@ fn writes(world: &World, replica: &Operator, since: Mark) -> Vec<(String, String
         .collect()
 }
 
-/// A backend, a role, a certificate, and one sync for each name.
-async fn crowd(world: &World) -> Issued {
-    let issued = Authority::new("World CA").issue("web.example.com");
-    world.put_certificate("web", "tls", &issued).await;
-    world.backend().apply().await;
-    world.role("web").apply().await;
-    world.ready("vaultawsrole/web").await;
-    issued
+/// Whose tokens changed something of this world in Vault since then, as the audit log calls them.
+fn vault_writers(world: &World, since: Mark) -> BTreeSet<String> {
+    let log = world.stage.lab.audit_vault_path();
+    let entries = audit::entries(&log, since.vault).expect("the audit log");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    entries
+        .iter()
+        .filter(|entry| entry["type"] == "request" && entry["auth"]["display_name"] != "root")
+        .filter(|entry| {
+            let operation = text(&entry["request"]["operation"]);
+            matches!(operation.as_str(), "create" | "update" | "patch" | "delete")
+        })
+        .filter(|entry| {
+            let path = text(&entry["request"]["path"]);
+            path.contains(&world.id) && !path.ends_with("/login")
+        })
+        .map(|entry| text(&entry["auth"]["accessor"]))
+        .collect()
 }
 
-async fn apply_syncs(world: &World) {
-    for number in 0..CROWD {
-        let sync = world.sync(&format!("s{number}")).with("spec.roleRef.name", "web");
-        sync.with("spec.refreshInterval", "10s").apply().await;
-    }
-}
-
-async fn all_delivered(world: &World, issued: &Issued) {
-    for number in 0..CROWD {
-        world.delivered(&format!("s{number}-tls"), issued).await;
-    }
-}
-
-async fn a_stopped_leader_hands_over_at_once(world: World) {
-    let issued = crowd(&world).await;
-    let second = second(&world).await;
-    assert!(world.stage.syncer.leads().await && !second.leads().await);
-    let mark = world.mark();
-    apply_syncs(&world).await;
-    assert!(world.stage.syncer.stop().await.expect("a signal"), "it stops by itself");
-    let took = leads(&world, &second, TICK + MARGIN).await;
-    all_delivered(&world, &issued).await;
-    once_each(&world, &[&world.stage.syncer, &second], mark);
-    say(&format!("takeover after a stop: {:.1} s", took.as_secs_f64()));
+async fn stopped(crowd: &Crowd<'_>) {
+    let (first, second) = (crowd.first(), crowd.second().await);
+    let mark = crowd.world.mark();
+    crowd.apply().await;
+    assert!(first.stop().await.expect("a signal"), "it stops by itself");
+    let took = leads(crowd.world, &second, TICK + MARGIN).await;
+    crowd.done().await;
+    crowd.once_each([first, &second], mark);
+    crowd.took("a stop", took);
     assert!(second.stop().await.expect("a signal"));
 }
 
-async fn a_killed_leader_is_replaced_when_its_lease_ends_and_nothing_is_lost(world: World) {
-    let issued = crowd(&world).await;
-    let second = second(&world).await;
-    let mark = world.mark();
-    apply_syncs(&world).await;
-    world.stage.syncer.kill9().await.expect("a signal");
-    let took = leads(&world, &second, LEASE + TICK + MARGIN).await;
-    all_delivered(&world, &issued).await;
-    once_each(&world, &[&world.stage.syncer, &second], mark);
-    say(&format!("takeover after kill -9: {:.1} s", took.as_secs_f64()));
+async fn killed(crowd: &Crowd<'_>) {
+    let (first, second) = (crowd.first(), crowd.second().await);
+    let mark = crowd.world.mark();
+    crowd.apply().await;
+    first.kill9().await.expect("a signal");
+    let took = leads(crowd.world, &second, LEASE + TICK + MARGIN).await;
+    crowd.done().await;
+    crowd.once_each([first, &second], mark);
+    crowd.took("kill -9", took);
     assert!(second.stop().await.expect("a signal"));
 }
 
-async fn a_leader_that_was_frozen_beyond_its_lease_writes_nothing_more(world: World) {
-    let issued = crowd(&world).await;
-    let second = second(&world).await;
+async fn frozen(crowd: &Crowd<'_>) {
+    let world = crowd.world;
+    let (first, second) = (crowd.first(), crowd.second().await);
     let begin = world.mark();
-    apply_syncs(&world).await;
+    crowd.apply().await;
     // In the middle of the crowd.
-    world.eventually("the first Secret", PATIENCE, async || world.secret("s0-tls").await).await;
-    world.stage.syncer.pause().expect("a signal");
-    let took = leads(&world, &second, LEASE + TICK + MARGIN).await;
-    all_delivered(&world, &issued).await;
-    // What was on its way when it froze has been answered long ago.
+    crowd.begun().await;
+    first.pause().expect("a signal");
+    let of_the_first = vault_writers(world, begin);
+    let took = leads(world, &second, LEASE + TICK + MARGIN).await;
+    crowd.done().await;
+    crowd.once_each([first, &second], begin);
+    // What was on its way when it froze has been answered long ago. There is something to do again.
     let mark = world.mark();
-    world.stage.syncer.resume().expect("a signal");
+    crowd.spoil().await;
+    first.resume().expect("a signal");
     world
         .eventually("the first to find its lease lost", PATIENCE, async || {
-            (!world.stage.syncer.is_alive()).then_some(())
+            (!first.is_alive()).then_some(())
         })
         .await;
-    assert_eq!(writes(&world, &world.stage.syncer, mark), [], "written after the lease was lost");
-    once_each(&world, &[&world.stage.syncer, &second], begin);
-    say(&format!("takeover after SIGSTOP: {:.1} s", took.as_secs_f64()));
+    assert_eq!(writes(world, first, mark), [], "written after the lease was lost");
+    crowd.mended().await;
+    let late: Vec<String> =
+        vault_writers(world, mark).intersection(&of_the_first).cloned().collect();
+    assert_eq!(late, Vec::<String>::new(), "written to Vault after the lease was lost");
+    crowd.took("SIGSTOP", took);
     assert!(second.stop().await.expect("a signal"));
 }
 
@@ -168,19 +341,4 @@ async fn a_leader_without_the_api_server_keeps_its_place_if_nobody_takes_it(worl
     world.refresh("web").await;
     world.delivered("web-tls", &next).await;
     assert_eq!(world.stage.syncer.pid(), pid, "without a restart");
-}
-
-/// Each Secret of the crowd was created once, by whichever of them.
-fn once_each(world: &World, replicas: &[&Operator], since: Mark) {
-    let mut created: BTreeMap<String, usize> = BTreeMap::new();
-    for replica in replicas {
-        for (verb, resource, name) in writes(world, replica, since) {
-            if resource == "secrets" {
-                assert_eq!(verb, "create", "{name} was written again");
-                *created.entry(name).or_default() += 1;
-            }
-        }
-    }
-    assert_eq!(created.len(), CROWD);
-    assert!(created.values().all(|times| *times == 1), "{created:?}");
 }

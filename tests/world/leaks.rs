@@ -1,11 +1,12 @@
 //! Nothing that is secret may stand in what the operator says: its logs, its events, its statuses, its
-//! metrics, and the output of its commands. Worlds register their secrets here as they make them; the
-//! last trial searches everything for them.
+//! metrics, the output of its commands, and what it tells the programs that it starts; and no core dump may
+//! hold its memory. Worlds register their secrets here as they make them; the last trial searches
+//! everything for them.
 
 use std::{
     collections::{BTreeSet, HashMap},
     fs,
-    process::Command,
+    process::{Command, Output},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -28,12 +29,17 @@ static PLANTED: Mutex<BTreeSet<Planted>> = Mutex::new(BTreeSet::new());
 
 /// Texts that only secrets have, whichever they are: a key, a token of Vault (more than its prefix), a
 /// token of a ServiceAccount, a signed request.
-const SHAPES: [(&str, &str); 5] = [
+const SHAPES: [(&str, &str); 9] = [
     ("a private key", "PRIVATE KEY-----"),
     ("a ServiceAccount token", "eyJhbGciOi"),
     ("a signature", "AWS4-HMAC-SHA256 Credential="),
     ("an STS session token", "X-Amz-Security-Token:"),
     ("a Vault token", "hvs.CAES"),
+    ("a batch token of Vault", "hvb.AAAA"),
+    // As Vault is sent it: base64 of JSON, in which it may begin at any of three places.
+    ("a signature in base64", "QVdTNC1ITUFDLVNIQTI1NiBDcmVkZW50aWFsP"),
+    ("a signature in base64", "FXUzQtSE1BQy1TSEEyNTYgQ3JlZGVudGlhbD"),
+    ("a signature in base64", "BV1M0LUhNQUMtU0hBMjU2IENyZWRlbnRpYWw9"),
 ];
 
 /// Registers a secret. Short ones would be found by chance, so they must not exist.
@@ -54,11 +60,32 @@ pub(crate) fn plant_pem(what: &'static str, pem: &str) {
     }
 }
 
+static HEARD: Mutex<Vec<Source>> = Mutex::new(Vec::new());
+
+/// Keeps what a command of ours said, or a program was told that it started, for the search at the end.
+pub(crate) fn heard(what: &str, text: &str) {
+    let mut heard = HEARD.lock().unwrap_or_else(PoisonError::into_inner);
+    heard.push(Source { name: what.to_owned(), text: text.to_owned() });
+}
+
+/// Keeps what a run of `vault-aws` said to people, and, unless it is what its user asked for, to programs.
+pub(crate) fn heard_of(command: &Command, output: &Output) {
+    let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
+    let name = args.first().map(AsRef::as_ref).unwrap_or_default();
+    heard(&format!("stderr of vault-aws {name}"), &String::from_utf8_lossy(&output.stderr));
+    if !matches!(name, "login" | "credential-process") {
+        heard(&format!("stdout of vault-aws {name}"), &String::from_utf8_lossy(&output.stdout));
+    }
+    // Everybody on the machine can read them.
+    heard(&format!("arguments of vault-aws {name}"), &args.join("\n"));
+}
+
 fn planted() -> std::sync::MutexGuard<'static, BTreeSet<Planted>> {
     PLANTED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Something that was said.
+#[derive(Clone)]
 struct Source {
     name: String,
     text: String,
@@ -76,8 +103,13 @@ pub(crate) fn trial(stages: &Arc<Stages>) -> Trial {
 
 fn search(stages: &[Arc<Stage>]) {
     let mut sources = commands();
+    sources.extend(HEARD.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
     for stage in stages {
         sources.extend(stage.runtime().block_on(said(stage)));
+        keeps_no_core(stage);
+        for secret in stage.lab.sts().issued() {
+            plant("AWS key or session token", &secret);
+        }
     }
     for expected in
         ["role-writer log", "syncer log", "events", "statuses", "metrics", "vault-aws crd"]
@@ -184,6 +216,30 @@ async fn said(stage: &Stage) -> Vec<Source> {
         sources.push(Source { name: format!("{lab}: {name}"), text });
     }
     sources
+}
+
+/// No signal makes the kernel write the operator's memory to a disk, and none did.
+fn keeps_no_core(stage: &Stage) {
+    for operator in stage.operators() {
+        let name = operator.component().name();
+        let pid = operator.pid().unwrap_or_else(|| panic!("{name} does not run"));
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("the limits");
+        let line = limits.lines().find(|line| line.starts_with("Max core file size"));
+        let words: Vec<&str> = line.unwrap_or_default().split_whitespace().collect();
+        assert_eq!(words, ["Max", "core", "file", "size", "0", "0", "bytes"], "{name}");
+    }
+    let mut folders = vec![stage.lab.folder().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_core = name == "core" || name.starts_with("core.");
+            assert!(is_folder || !is_core, "a core dump: {}", entry.path().display());
+            if is_folder {
+                folders.push(entry.path());
+            }
+        }
+    }
 }
 
 /// What the program says by itself.

@@ -13,6 +13,7 @@ use vault_aws_lab::{Keys, aws};
 
 use crate::{
     certificates::Authority,
+    leaks,
     world::{ACCOUNT, World},
 };
 
@@ -22,6 +23,7 @@ tests![
     each_refusal_says_what_to_do,
     a_second_factor_is_said_with_what_completes_it,
     a_token_that_cannot_be_stored_is_not_lost,
+    the_programs_that_a_login_starts_are_told_no_secret_but_through_their_pipes,
 ];
 
 /// A home, and an AWS identity to log in with.
@@ -105,14 +107,20 @@ impl Person {
         let token = fs::read_to_string(&path).ok()?;
         let mode = fs::metadata(&path).expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        leaks::plant("Vault token", &token);
         Some(token)
     }
 }
 
 /// Runs it beside the runtime of the lab, which serves STS.
 pub(crate) async fn run(mut command: Command) -> Ran {
-    let ran = tokio::task::spawn_blocking(move || command.output()).await.expect("a thread");
-    let Output { status, stdout, stderr } = ran.expect("the program starts");
+    let run = move || {
+        let output = command.output().expect("the program starts");
+        leaks::heard_of(&command, &output);
+        output
+    };
+    let ran = tokio::task::spawn_blocking(run).await.expect("a thread");
+    let Output { status, stdout, stderr } = ran;
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     Ran { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
 }
@@ -334,4 +342,69 @@ async fn a_token_that_cannot_be_stored_is_not_lost(world: World) {
     assert!(ran.stderr.contains("keyring locked"), "{}", ran.stderr);
     let vault = world.vault().with_token(ran.stdout);
     assert_eq!(vault.get("auth/token/lookup-self").await.expect("Vault").0, 200);
+}
+
+async fn the_programs_that_a_login_starts_are_told_no_secret_but_through_their_pipes(world: World) {
+    with_role(&world).await;
+    let name = world.iam_role("user");
+    let mut person = user(&world, "user", &["default"]).await;
+    let keys = person.keys.take().expect("keys");
+    leaks::plant("AWS secret key", &keys.secret_key);
+    let program = |file: &str, script: &str| {
+        let path = person.home.join(file);
+        fs::write(&path, format!("#!/bin/sh\n{script}")).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("a program");
+        path.display().to_string()
+    };
+    // Each notes what everybody, or everybody of this user, could have read of it.
+    let note = |who: &str| {
+        format!(
+            "cat /proc/$$/cmdline /proc/$PPID/cmdline | tr '\\0' '\\n' >> {who}.arguments\n\
+             cat /proc/$$/environ | tr '\\0' '\\n' >> {who}.environment\n"
+        )
+    };
+    let document = json!({
+        "Version": 1, "AccessKeyId": keys.access_key, "SecretAccessKey": keys.secret_key,
+    });
+    fs::write(person.home.join("document"), document.to_string()).expect("a file");
+    let process = program("process", &format!("{}cat document\n", note("process")));
+    let keeper = "case $1 in get) cat kept 2>/dev/null || true;; store) cat > kept;; esac\n";
+    let keeper = program("keeper", &format!("{}{keeper}", note("keeper")));
+    let config = format!("[default]\ncredential_process = {process}\n");
+    fs::write(person.home.join(".aws/config"), config).expect("a file");
+    fs::write(person.home.join(".vault"), format!("token_helper = {keeper:?}\n")).expect("a file");
+
+    let mut command = person.login(&name, &["--no-print"]);
+    command.env("PATH", "/usr/bin:/bin");
+    let given: Vec<String> = command
+        .get_envs()
+        .filter_map(|(name, value)| {
+            Some(format!("{}={}", name.to_string_lossy(), value?.to_string_lossy()))
+        })
+        .collect();
+    let ran = run(command).await;
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let token = fs::read_to_string(person.home.join("kept")).expect("the token");
+    leaks::plant("Vault token", &token);
+    let mut added = Vec::new();
+    for (who, operation) in [("process", None), ("keeper", Some("store"))] {
+        let noted = |what: &str| {
+            fs::read_to_string(person.home.join(format!("{who}.{what}"))).expect("it was started")
+        };
+        let arguments = noted("arguments");
+        leaks::heard(&format!("arguments of the {who} of a login"), &arguments);
+        assert!(operation.is_none_or(|word| arguments.lines().any(|line| line == word)));
+        let environment = noted("environment");
+        // What the person had in the environment is the person's, and passed on.
+        let more: Vec<&str> =
+            environment.lines().filter(|line| !given.iter().any(|one| one == line)).collect();
+        leaks::heard(&format!("what the {who} of a login was told besides"), &more.join("\n"));
+        for text in [&arguments, &more.join("\n")] {
+            assert!(!text.contains(&token) && !text.contains(&keys.secret_key), "{who}: {text}");
+        }
+        added.extend(
+            more.into_iter().filter(|line| line.starts_with("VAULT_AWS")).map(str::to_owned),
+        );
+    }
+    assert_eq!(added, ["VAULT_AWS_STARTED_BY=token-helper"]);
 }

@@ -119,6 +119,7 @@ pub(crate) fn api_of(world: &World, word: &str) -> Api<DynamicObject> {
         "vaultcertsync" => api(world, ours, "v1alpha1", "VaultCertSync"),
         "secret" => api(world, "", "v1", "Secret"),
         "namespace" => api(world, "", "v1", "Namespace"),
+        "configmap" => api(world, "", "v1", "ConfigMap"),
         "event" => api(world, "events.k8s.io", "v1", "Event"),
         "role" => api(world, "rbac.authorization.k8s.io", "v1", "Role"),
         "rolebinding" => api(world, "rbac.authorization.k8s.io", "v1", "RoleBinding"),

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
-use serde_json::Value;
+use serde_json::{Value, json};
+use vault_aws_lab::Server;
 
 use crate::{
     certificates::{Authority, Issued},
@@ -22,6 +23,8 @@ tests![
     a_frozen_vault_is_told_and_all_goes_on_when_it_thaws,
     without_the_api_server_nothing_is_lost_and_changes_afterwards_are_seen,
     without_etcd_nothing_is_lost_and_changes_afterwards_are_seen,
+    a_frozen_api_server_stops_all_writes_and_all_goes_on_when_it_thaws,
+    a_frozen_etcd_stops_all_writes_and_all_goes_on_when_it_thaws,
     without_sts_sessions_go_on_and_new_ones_wait,
     many_that_wait_for_sts_ask_it_seldom_and_have_it_soon_when_it_is_back,
 ];
@@ -30,6 +33,11 @@ tests![
 const NOTICE: Duration = Duration::from_secs(10);
 /// From the end of an outage until all is as before.
 pub(crate) const RECOVERY: Duration = Duration::from_secs(15);
+/// How long the API server or its store is frozen: longer than a lease lasts, and than a leader may write
+/// without renewing it.
+const FROZEN: Duration = Duration::from_secs(30);
+/// From the thaw until all is as before: a watch that was opened before may have to be given up first.
+const THAW: Duration = Duration::from_secs(60);
 /// How often the tests' syncs look at Vault: as often as they can.
 pub(crate) const INTERVAL: &str = "10s";
 
@@ -328,6 +336,62 @@ async fn without_etcd_nothing_is_lost_and_changes_afterwards_are_seen(world: Wor
     before.goes_on_with(&world, &next).await;
     changes_are_seen(&world, &authority).await;
     before.same_processes(&world).await;
+}
+
+async fn a_frozen_api_server_stops_all_writes_and_all_goes_on_when_it_thaws(world: World) {
+    frozen(&world, world.stage.lab.apiserver()).await;
+}
+
+async fn a_frozen_etcd_stops_all_writes_and_all_goes_on_when_it_thaws(world: World) {
+    frozen(&world, world.stage.lab.etcd()).await;
+}
+
+/// Nobody can renew a lease meanwhile: Vault is there all the time and must not be written either.
+async fn frozen(world: &World, server: &Server) {
+    let (authority, before) = delivered(world).await;
+    let role = format!("auth/{}/role/{}", world.auth_mount(), world.iam_role("web"));
+    let policies = json!([world.policy_name(&world.iam_role("web"))]);
+    let held =
+        async || world.read(&role).await.expect("the role in Vault")["token_policies"].clone();
+    assert_eq!(held().await, policies);
+    server.pause().expect("a signal");
+    let begun = Instant::now();
+    for operator in world.stage.operators() {
+        world
+            .eventually("a leader without a lease to rest", FROZEN, async || {
+                (!operator.leads().await).then_some(())
+            })
+            .await;
+    }
+    let rested = begun.elapsed();
+    let mark = world.mark();
+    let next = rotate(world, &authority).await;
+    world.write(&role, json!({"token_policies": ["default"]})).await;
+    tokio::time::sleep(FROZEN.saturating_sub(begun.elapsed())).await;
+    assert_eq!(world.vault_writes_since(mark), [], "written without a lease");
+    assert_eq!(held().await, json!(["default"]));
+    before.same_processes(world).await;
+
+    server.resume().expect("a signal");
+    let thawed = Instant::now();
+    world.stage.lab.apiserver().answers().await.expect("the API server answers");
+    world
+        .eventually("the next certificate, and the role put back", THAW, async || {
+            let secret = world.secret("web-tls").await?;
+            let is_next = secret.data?.get("tls.key")?.0 == next.key.as_bytes();
+            (is_next && held().await == policies).then_some(())
+        })
+        .await;
+    say(&format!(
+        "{} frozen for {} s: all rested after {:.1} s, and went on {:.1} s after the thaw",
+        server.name(),
+        FROZEN.as_secs(),
+        rested.as_secs_f64(),
+        thawed.elapsed().as_secs_f64()
+    ));
+    before.goes_on_with(world, &next).await;
+    changes_are_seen(world, &authority).await;
+    before.same_processes(world).await;
 }
 
 async fn without_sts_sessions_go_on_and_new_ones_wait(world: World) {

@@ -87,8 +87,11 @@ impl Stage {
     /// Has everything run that a test may have stopped, whatever became of the test.
     pub(crate) async fn mend(&self) -> vault_aws_lab::Result<()> {
         for server in [self.lab.etcd(), self.lab.apiserver(), self.lab.vault_server()] {
+            // One that a test left frozen does not answer.
+            let _ = server.resume();
             server.start().await?;
         }
+        self.mend_crds().await?;
         self.lab.vault_unseal().await?;
         self.lab.sts().accept().await;
         self.lab.sts().answer_normally();
@@ -99,6 +102,16 @@ impl Stage {
         for operator in self.operators() {
             operator.start_again().await?;
             operator.ready(READY_LIMIT).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies the CRDs again if a test left one removed.
+    async fn mend_crds(&self) -> vault_aws_lab::Result<()> {
+        let all = ["get", "crd", "-l", "app.kubernetes.io/name=vault-aws-operator", "-o", "name"];
+        let found = self.lab.kubectl(&all).await?;
+        if String::from_utf8_lossy(&found.stdout).lines().count() < 3 {
+            Installation::install_crds(&self.lab).await?;
         }
         Ok(())
     }

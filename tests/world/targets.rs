@@ -4,6 +4,7 @@ use std::{
     fs,
     io::Write as _,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use kube::ResourceExt as _;
@@ -26,6 +27,8 @@ tests![
     a_foreign_secret_is_taken_over_only_if_both_consent,
     an_immutable_secret_is_refused_until_it_is_deleted,
     a_secret_of_another_type_is_refused,
+    a_secret_that_is_given_to_somebody_else_is_left_to_them,
+    a_secret_that_is_replaced_by_one_of_another_type_is_left_until_it_is_deleted,
     the_secret_of_a_removed_entry_goes_where_that_is_asked_for_and_allowed,
     an_empty_directory_deletes_nothing,
     a_keystore_is_read_by_openssl_and_changes_only_with_its_content,
@@ -229,6 +232,64 @@ async fn a_secret_of_another_type_is_refused(world: World) {
     world.certificate_becomes("web", "tls", "Refused", Some("SecretTypeDiffers")).await;
     let secret = world.secret("web-tls").await.expect("the Secret");
     assert_eq!(text(&secret, "password"), "theirs");
+}
+
+async fn a_secret_that_is_given_to_somebody_else_is_left_to_them(world: World) {
+    let (authority, issued) = stage(&world).await;
+    world.sync("web").apply().await;
+    world.delivered("web-tls", &issued).await;
+    world.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: theirs}}").await;
+    let theirs = world.get("configmap/theirs").await.expect("the ConfigMap");
+    let owner = json!([{
+        "apiVersion": "v1", "kind": "ConfigMap", "name": "theirs", "controller": true,
+        "uid": theirs["metadata"]["uid"],
+    }]);
+    world.patch("secret/web-tls", json!({"metadata": {"ownerReferences": owner}})).await;
+    world.certificate_becomes("web", "tls", "Refused", Some("SecretNotOurs")).await;
+    let next = authority.issue("web.example.com");
+    world.put_certificate("web", "tls", &next).await;
+    let asked = world.refresh("web").await;
+    world
+        .eventually("the refresh to be done", PATIENCE, async || {
+            let status = world.sync_status("web").await;
+            (status.last_handled_refresh == Some(asked.clone())).then_some(())
+        })
+        .await;
+    let secret = world.delivered("web-tls", &issued).await;
+    assert_eq!(serde_json::to_value(&secret.metadata.owner_references).expect("JSON"), owner);
+    // Nor does it go with the sync.
+    world.delete("vaultcertsync/web").await;
+    world.gone("vaultcertsync/web", PATIENCE).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    world.delivered("web-tls", &issued).await;
+}
+
+async fn a_secret_that_is_replaced_by_one_of_another_type_is_left_until_it_is_deleted(
+    world: World,
+) {
+    let (authority, issued) = stage(&world).await;
+    world.sync("web").apply().await;
+    let ours = world.delivered("web-tls", &issued).await;
+    // So that it is not put back before the other one is there.
+    world.sync("web").with("spec.suspend", true).apply().await;
+    world.becomes("vaultcertsync/web", "Ready", "False", "Suspended").await;
+    world.delete("secret/web-tls").await;
+    world.gone("secret/web-tls", PATIENCE).await;
+    let theirs = secret(&world, "web-tls", json!({"password": "theirs"})).with(
+        "metadata.ownerReferences",
+        serde_json::to_value(&ours.metadata.owner_references).expect("JSON"),
+    );
+    theirs.apply().await;
+    let next = authority.issue("web.example.com");
+    world.put_certificate("web", "tls", &next).await;
+    world.sync("web").apply().await;
+    world.certificate_becomes("web", "tls", "Kept", Some("SecretTypeDiffers")).await;
+    let secret = world.secret("web-tls").await.expect("the Secret");
+    assert_eq!(text(&secret, "password"), "theirs");
+    assert_eq!(secret.data.map(|data| data.len()), Some(1));
+    world.delete("secret/web-tls").await;
+    world.delivered("web-tls", &next).await;
+    world.ready("vaultcertsync/web").await;
 }
 
 async fn the_secret_of_a_removed_entry_goes_where_that_is_asked_for_and_allowed(world: World) {

@@ -14,7 +14,7 @@ use std::{
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use sha2::{Digest as _, Sha256};
 
-use crate::{cli::vault_environment::Variables, redacted::Redacted};
+use crate::{cli::vault_environment::Variables, files, redacted::Redacted};
 
 /// Vault takes no longer one.
 const LONGEST: u64 = 128;
@@ -89,11 +89,15 @@ pub(super) fn keep(path: &Path) -> Result<Redacted<String>, Error> {
 fn read(path: &Path) -> Result<Option<Redacted<String>>, Error> {
     let failed = |source| Error::File { doing: "reading", path: path.to_owned(), source };
     let unfit = |what| Error::Unfit { path: path.to_owned(), what };
-    let file = match File::open(path) {
+    let file = match files::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file.map_err(failed)?,
     };
-    if file.metadata().map_err(failed)?.mode() & 0o077 != 0 {
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(unfit("is no regular file"));
+    }
+    if metadata.mode() & 0o077 != 0 {
         return Err(unfit("can be read by others: make it 0600"));
     }
     let mut text = String::new();

@@ -51,18 +51,22 @@ impl Installation {
     /// Installs CRDs, Deployments and rights with kubectl, the Secrets of the lab's AWS keys, and the
     /// Kubernetes auth method in Vault. No process of the operator runs after that.
     pub async fn install(lab: &Lab) -> Result<Self> {
-        let root = repository();
-        apply_folder(lab, &root.join("crds")).await?;
-        let wait = ["wait", "--for=condition=Established", "--timeout=30s", "crd", "-l"];
-        let label = "app.kubernetes.io/name=vault-aws-operator";
-        kubectl(lab, wait.into_iter().chain([label]), "").await?;
-        apply_folder(lab, &root.join("deploy")).await?;
+        Self::install_crds(lab).await?;
+        apply_folder(lab, &repository().join("deploy")).await?;
         apply(lab, &references(lab)?).await?;
         let folder = operator::folder(lab);
         files::create_folder(&folder)?;
         let installed = Self { token: folder.join("vault-token") };
         tokio::try_join!(installed.project_token(lab), teach(lab, &lab.vault))?;
         Ok(installed)
+    }
+
+    /// Applies the CRDs, as at first and as after one was removed, and waits until they serve.
+    pub async fn install_crds(lab: &Lab) -> Result<()> {
+        apply_folder(lab, &repository().join("crds")).await?;
+        let wait = ["wait", "--for=condition=Established", "--timeout=30s", "crd", "-l"];
+        let label = "app.kubernetes.io/name=vault-aws-operator";
+        kubectl(lab, wait.into_iter().chain([label]), "").await.map(drop)
     }
 
     /// The role writer's token for Vault: what `operatorLogin.serviceAccount.tokenPath` is to be,

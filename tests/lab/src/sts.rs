@@ -8,7 +8,7 @@
 //! what STS never would.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     convert::Infallible,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -29,7 +29,7 @@ use jiff::Timestamp;
 use tokio::{net::TcpStream, sync::watch};
 
 use crate::{
-    aws::Aws,
+    aws::{Aws, text},
     door::Door,
     error::{Doing as _, Result},
     front::Reply,
@@ -109,6 +109,8 @@ struct State {
     echo: Option<(String, StatusCode)>,
     /// By a part of the role's ARN.
     treatments: Vec<(String, Treatment)>,
+    /// Secret keys and session tokens that were given out.
+    issued: BTreeSet<String>,
 }
 
 impl Shared {
@@ -165,6 +167,11 @@ impl StsFront {
     /// Forgets the requests so far.
     pub fn forget_requests(&self) {
         self.shared.state().requests.clear();
+    }
+
+    /// Every secret key and session token that was given out by it.
+    pub fn issued(&self) -> BTreeSet<String> {
+        self.shared.state().issued.clone()
     }
 
     /// Answers everything with this error, for example 400 `Throttling`, until
@@ -338,7 +345,12 @@ async fn forward(shared: &Shared, parts: &Parts, body: Bytes) -> Response<Full<B
     let attempt = async {
         let answer = sent?;
         let (status, headers) = (answer.status(), end_to_end(answer.headers()));
-        let mut response = Response::new(Full::new(answer.bytes().await?));
+        let body = answer.bytes().await?;
+        let xml = String::from_utf8_lossy(&body);
+        let secrets = ["SecretAccessKey", "SessionToken"];
+        let issued = secrets.iter().filter_map(|element| text(&xml, element));
+        shared.state().issued.extend(issued);
+        let mut response = Response::new(Full::new(body));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         Ok::<_, reqwest::Error>(response)
