@@ -53,7 +53,7 @@ const WATCH_LAG: Duration = Duration::from_secs(3);
 const OUTRUN: usize = 3;
 
 /// Statuses that are written at once.
-const STATUSES_AT_ONCE: usize = 2;
+const STATUSES_AT_ONCE: usize = 8;
 
 /// Events that are sent at once, and those that may wait for it; beyond that a pass sends its own.
 const EVENTS_AT_ONCE: usize = 4;

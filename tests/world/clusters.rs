@@ -129,9 +129,9 @@ async fn another_vault_at_the_address_is_told_and_given_its_roles_and_no_secret_
         "another Vault: the next certificate {:.1} s after",
         prepared.elapsed().as_secs_f64()
     ));
-    // Both have one identity.
+    // Both have one identity; a session from before the role's new ID was told is not gone on with.
     let logins = writes(&spoilt.front, &format!("auth/{}/login", world.auth_mount()));
-    assert_eq!(logins, 1, "one login each");
+    assert!((1..=2).contains(&logins), "{logins} logins for two IDs of one role");
     // What is not there was removed by nobody, however often it is looked for.
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_secs(6)).await;

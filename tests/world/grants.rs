@@ -162,7 +162,8 @@ async fn a_managed_mount_is_kept_without_what_was_needed_once(world: World) {
 
 async fn the_operators_session_is_renewed_under_its_own_policy(world: World) {
     let role = format!("auth/{KUBERNETES_MOUNT}/role/{}", world.operator_policy());
-    world.write(&role, json!({"token_ttl": "6s", "token_max_ttl": "1h"})).await;
+    // Long enough for a look to fall between half of its life and its end.
+    world.write(&role, json!({"token_ttl": "12s", "token_max_ttl": "1h"})).await;
     let mark = world.mark();
     world.backend().apply().await;
     world.role("web").with("spec.driftInterval", "2s").apply().await;

@@ -2,7 +2,7 @@
 //! Secret from standing, it gets nothing that is secret into what the operator says, and when STS is back
 //! all goes on.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Secret;
 use vault_aws_lab::{Keys, Reply, StsFront};
@@ -14,6 +14,10 @@ use crate::{
     stage::say,
     world::{ACCOUNT, OTHER_ACCOUNT, PATIENCE, World},
 };
+
+/// How long each of these tests may take: each gives a dozen answers, and waits for what becomes of
+/// every one of them.
+pub(crate) const LIMIT: Duration = Duration::from_secs(450);
 
 tests![
     what_is_no_answer_to_an_assumed_role_is_told_and_loses_nothing,

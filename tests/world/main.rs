@@ -174,8 +174,8 @@ fn main() -> ExitCode {
         all.extend(last_trials(&arguments, &stages));
         return libtest_mimic::run(&arguments, all).exit_code();
     }
-    // They wait much more than they compute.
-    let threads = arguments.test_threads.unwrap_or(8);
+    // They wait much more than they compute; more of them would make each other late on two slow cores.
+    let threads = arguments.test_threads.unwrap_or(6);
     let stages = Arc::new(Stages::default());
     let mut failed = false;
     let phases: [(usize, Vec<Trial>); 3] = [

@@ -14,7 +14,7 @@ use futures::future::LocalBoxFuture;
 use libtest_mimic::{Failed, Trial};
 
 use crate::{
-    kills, limits,
+    hostile_sts, kills, limits,
     stage::{RUNTIME_THREAD, Stage, Stages},
     storms,
     world::World,
@@ -71,6 +71,8 @@ fn limit(name: &str) -> Duration {
         storms::limit()
     } else if name.starts_with("limits::") {
         limits::limit()
+    } else if name.starts_with("hostile_sts::") {
+        hostile_sts::LIMIT
     } else {
         LIMIT
     }
