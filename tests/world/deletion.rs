@@ -235,6 +235,11 @@ async fn a_crd_that_is_removed_makes_the_operator_delete_nothing_and_all_goes_on
     world.delivered("web-tls", &issued).await;
     let kept = world.delivered("kept-tls", &issued).await;
     world.ready("vaultcertsync/kept").await;
+    // Kubernetes collects what belongs to a kind only once its collector has come to know the kind.
+    world.sync("first").with("spec.roleRef.name", "web").apply().await;
+    world.delivered("first-tls", &issued).await;
+    world.delete("vaultcertsync/first").await;
+    world.gone("secret/first-tls", COLLECTION).await;
     let before = world.role_and_policy().await;
     let pids = world.stage.operators().map(Operator::pid);
     let mark = world.mark();
