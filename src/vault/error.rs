@@ -265,6 +265,8 @@ impl Cause {
             Self::Throttled { retry_after: None, .. } => Retry::Soon,
             Self::CircuitOpen { retry_in, .. } => Retry::After(*retry_in),
             Self::Refused { message, .. } => aws_refusal(message).retry(),
+            // While a mount is taken away, perhaps to be made anew: that lasts for moments.
+            Self::NotFound { message } if message.contains("route entry is tainted") => Retry::Soon,
             Self::Denied
             | Self::NotFound { .. }
             | Self::Malformed { .. }
@@ -615,6 +617,16 @@ mod tests {
         assert_eq!(cause.reason(), "VaultThrottled");
         let leases = classify(429, br#"{"errors":["lease count quota exceeded"]}"#, None);
         assert_eq!(leases, Cause::Throttled { by: Throttle::LeaseCount, retry_after: None });
+    }
+
+    #[test]
+    fn a_mount_that_is_being_taken_away_is_asked_again_sooner_than_one_that_is_gone() {
+        let retry = |state: &str| {
+            let body = format!(r#"{{"errors":["no handler for route \"kv/data/x\". {state}."]}}"#);
+            classify(404, body.as_bytes(), None).retry()
+        };
+        assert_eq!(retry("route entry is tainted"), Retry::Soon);
+        assert_eq!(retry("route entry not found"), Retry::Slowly);
     }
 
     #[test]

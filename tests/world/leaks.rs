@@ -69,7 +69,11 @@ pub(crate) fn heard(what: &str, text: &str) {
 }
 
 /// Keeps what a run of `vault-aws` said to people, and, unless it is what its user asked for, to programs.
+/// Programs that are not ours print what they like.
 pub(crate) fn heard_of(command: &Command, output: &Output) {
+    if command.get_program() != env!("CARGO_BIN_EXE_vault-aws") {
+        return;
+    }
     let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
     let name = args.first().map(AsRef::as_ref).unwrap_or_default();
     heard(&format!("stderr of vault-aws {name}"), &String::from_utf8_lossy(&output.stderr));

@@ -105,6 +105,8 @@ async fn entries_that_are_not_back_yet_in_a_mount_made_anew_were_not_removed(wor
     world.enable_kv().await;
     // Somebody writes them again, one by one, and takes his time.
     world.put_certificate("strict", "a", &issued[0]).await;
+    // A refresh that met the moment without a mount would wait for half a minute.
+    world.refresh("strict").await;
     world.certificate_becomes("strict", "b", "Kept", Some("SourceAbsent")).await;
     // Longer than it takes to confirm that an entry is gone.
     for _ in 0..3 {
