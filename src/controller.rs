@@ -51,7 +51,7 @@ use self::{
     pass::{Cleanup, Next, Note, Outcome, Reconcile, Status},
     queue::{Queue, Urgency},
     report::{Failure, Reporter, Written, judge},
-    watch::{Event, Kind, Store, Watched, read_object},
+    watch::{Event, Kind, Stamp, Store, Watched, read_object},
 };
 use crate::{
     clock,
@@ -206,6 +206,8 @@ impl<K> Default for Memory<K> {
 /// How a pass ended.
 struct Ended<K: Kind> {
     object: Arc<ObjectRef<K>>,
+    /// The state that the pass started from.
+    looked_at: Stamp,
     uid: String,
     /// The resource as the pass left it, if it wrote to it.
     written: Option<Box<K>>,
@@ -331,21 +333,19 @@ impl<R: Reconcile> Desk<R> {
     }
 
     fn ended(&mut self, ended: Ended<R::Resource>) {
-        let Ended { object, uid, written, next } = ended;
+        let Ended { object, looked_at, uid, written, next } = ended;
         self.queue.ended(&object);
-        let current = self.store.fetch(&object);
-        if current.as_ref().is_none_or(|resource| resource.meta().uid.as_deref() != Some(&*uid)) {
+        let current = self.store.stamp(&object).filter(|stored| stored.is_of(looked_at));
+        let Some(current) = current else {
             // It went, or was replaced, while the pass ran: forget what the pass remembered of it.
             // A successor has not been looked at yet, since its name was taken until now.
             self.known.remove(&object);
             self.shell.reporter.metrics().forgotten(&self.kind, &uid);
             self.reconciler.forget(object.namespace.as_deref(), &object.name);
             return;
-        }
+        };
         let memory = self.known.entry(object.clone()).or_default();
-        if let (Some(written), Some(stored)) = (written, current)
-            && is_older(stored.meta(), written.meta())
-        {
+        if let Some(written) = written.filter(|one| current.is_older(Stamp::of(one.meta()))) {
             memory.written = Some(Arc::from(written));
         }
         let Some(next) = next else {
@@ -417,6 +417,7 @@ impl<R: Reconcile> Pass<R> {
         let began = Clock::now();
         let _at_work = self.reporter.at_work();
         let kind = R::Resource::kind(&());
+        let looked_at = Stamp::of(resource.meta());
         let uid = resource.meta().uid.clone().unwrap_or_default();
         let looked = AssertUnwindSafe(self.look(&object, &resource)).catch_unwind().await;
         let (result, written, next) = looked.unwrap_or_else(|panic| {
@@ -424,7 +425,7 @@ impl<R: Reconcile> Pass<R> {
             ("panicked", None, Some(Next::Retry(Retry::Slowly)))
         });
         self.reporter.metrics().pass_ended(&kind, result, began.elapsed());
-        Ended { object, uid, written, next }
+        Ended { object, looked_at, uid, written, next }
     }
 
     /// Each part has a place of its own, and only while it lasts: hundreds of passes may wait at once,
@@ -669,11 +670,9 @@ fn concerns(old: &ObjectMeta, new: &ObjectMeta) -> bool {
         || old.deletion_timestamp != new.deletion_timestamp
 }
 
-/// Whether `one` is an older state of the same object than `other`. Versions of one kind can be
-/// compared as numbers; where they are none, what the watch says counts.
+/// Whether `one` is an older state of the same object than `other`.
 fn is_older(one: &ObjectMeta, other: &ObjectMeta) -> bool {
-    let version = |meta: &ObjectMeta| meta.resource_version.as_deref()?.parse::<u64>().ok();
-    one.uid == other.uid && version(one).zip(version(other)).is_some_and(|(one, other)| one < other)
+    Stamp::of(one).is_older(Stamp::of(other))
 }
 
 fn said(panic: &(dyn Any + Send)) -> &str {

@@ -3,7 +3,11 @@
 //! Every refusal that needs no request is born here: a missing or unready role, a tenancy rule that
 //! does not grant it, a name that cannot be.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::{
+    collections::BTreeMap,
+    hash::{Hash as _, Hasher},
+    time::Duration,
+};
 
 use kube::ResourceExt;
 use sha2::{Digest as _, Sha256};
@@ -318,6 +322,21 @@ pub fn identity_kind(sync: &VaultCertSync) -> IdentityKind {
     }
 }
 
+/// SHA-256 of what is hashed: the standard library's hashers promise nothing from one version to the next,
+/// and what they make would be forged easily.
+struct Digested(Sha256);
+
+impl Hasher for Digested {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        let digest = self.0.clone().finalize();
+        digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+}
+
 impl Desired {
     /// Puts the sync and what it refers to together.
     ///
@@ -414,11 +433,9 @@ impl Desired {
     /// A hash of what is asked of an entry's certificate and its Secret: while it is the same, a
     /// version that was delivered need not be looked at again.
     pub fn shape(&self, entry: &str) -> String {
-        let asked = format!("{:?}", (&self.validation, &self.target, self.overrides.get(entry)));
-        Sha256::digest(asked.as_bytes()).iter().take(8).fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        let mut asked = Digested(Sha256::new());
+        (&self.validation, &self.target, self.overrides.get(entry)).hash(&mut asked);
+        format!("{:016x}", asked.finish())
     }
 
     /// The Secret for an entry, as Kubernetes can name it.

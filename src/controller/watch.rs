@@ -27,7 +27,7 @@ mod read;
 mod store;
 mod tell;
 
-pub(super) use self::read::read_object;
+pub(super) use self::{read::read_object, store::Stamp};
 use self::{
     follow::{Follower, Progress},
     read::Guarded,

@@ -104,6 +104,8 @@ impl Astray {
         assert!(elsewhere.requests().is_empty(), "{:?}", elsewhere.requests());
         sts.answer(Reply::always(503, "down"));
         backend(&world, &sts).with("spec.vault.rateLimit.burst", 99).apply().await;
+        // Until then a sync may have a session of before.
+        world.ready(&world.backend_ref()).await;
         let late = world.sync("late").with("spec.roleRef.name", "web");
         late.apply().await;
         world.becomes("vaultcertsync/late", "Ready", "False", "StsUnreachable").await;

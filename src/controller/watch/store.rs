@@ -9,10 +9,10 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use kube::runtime::reflector::ObjectRef;
+use kube::{core::ObjectMeta, runtime::reflector::ObjectRef};
 use lz4_flex::block::{compress_prepend_size_with_dict, decompress_size_prepended_with_dict};
 
-use super::{Kind, object_ref};
+use super::{super::schedule::seed, Kind, object_ref};
 
 /// How objects are kept.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +55,11 @@ impl<K: Kind> Store<K> {
     /// The object that is referred to.
     pub fn fetch(&self, object: &ObjectRef<K>) -> Option<Arc<K>> {
         self.read().get(object).and_then(|kept| kept.object(self.form))
+    }
+
+    /// Which object stands under this reference, and in which state: the object itself is not read.
+    pub(in crate::controller) fn stamp(&self, object: &ObjectRef<K>) -> Option<Stamp> {
+        self.read().get(object).map(Kept::stamp)
     }
 
     /// The store's own reference to the object, which costs nothing to keep; `None` if it is not there.
@@ -133,7 +138,7 @@ impl<K: Kind> Store<K> {
     pub(crate) fn room(&self) -> usize {
         let bytes = |kept: &Kept<K>| match kept {
             Kept::Typed(_) => 0,
-            Kept::Packed(bytes) => bytes.len(),
+            Kept::Packed(bytes, _) => bytes.len(),
         };
         self.read().values().map(bytes).sum()
     }
@@ -151,10 +156,40 @@ impl<K: Kind> Store<K> {
 #[derive(Debug)]
 pub(crate) struct Unchanged;
 
+/// A state of an object.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::controller) struct Stamp {
+    /// Of the UID, by which an object differs from another of the same name.
+    uid: u64,
+    /// Versions of one kind can be compared as numbers; where it is none, nothing is known of the order.
+    version: Option<u64>,
+}
+
+impl Stamp {
+    /// Of an object with this metadata.
+    pub(in crate::controller) fn of(meta: &ObjectMeta) -> Self {
+        Self {
+            uid: seed(meta.uid.as_deref().unwrap_or_default()),
+            version: meta.resource_version.as_deref().and_then(|version| version.parse().ok()),
+        }
+    }
+
+    /// Whether both are states of the same object.
+    pub(in crate::controller) fn is_of(self, other: Self) -> bool {
+        self.uid == other.uid
+    }
+
+    /// Whether it is an older state of the same object.
+    pub(in crate::controller) fn is_older(self, other: Self) -> bool {
+        let versions = self.version.zip(other.version);
+        self.is_of(other) && versions.is_some_and(|(one, other)| one < other)
+    }
+}
+
 /// An object as it is kept.
 enum Kept<K> {
     Typed(Arc<K>),
-    Packed(Box<[u8]>),
+    Packed(Box<[u8]>, Stamp),
 }
 
 impl<K: Kind> Kept<K> {
@@ -165,20 +200,30 @@ impl<K: Kind> Kept<K> {
                 compress_prepend_size_with_dict(&text, like.as_bytes()).into_boxed_slice()
             }),
         };
-        packed.map_or_else(|| Self::Typed(Arc::clone(object)), Self::Packed)
+        packed.map_or_else(
+            || Self::Typed(Arc::clone(object)),
+            |packed| Self::Packed(packed, Stamp::of(object.meta())),
+        )
+    }
+
+    fn stamp(&self) -> Stamp {
+        match self {
+            Self::Typed(object) => Stamp::of(object.meta()),
+            Self::Packed(_, stamp) => *stamp,
+        }
     }
 
     fn object(&self, form: Form) -> Option<Arc<K>> {
         match (self, form) {
             (Self::Typed(object), _) => Some(Arc::clone(object)),
-            (Self::Packed(packed), Form::Packed { like }) => match unpack(packed, like) {
+            (Self::Packed(packed, _), Form::Packed { like }) => match unpack(packed, like) {
                 Ok(object) => Some(Arc::new(object)),
                 Err(error) => {
                     tracing::error!(kind = %K::kind(&()), error, "a kept object cannot be read");
                     None
                 }
             },
-            (Self::Packed(_), Form::Typed) => None,
+            (Self::Packed(..), Form::Typed) => None,
         }
     }
 
@@ -190,7 +235,7 @@ impl<K: Kind> Kept<K> {
                 one.uid == other.uid && one.resource_version == other.resource_version
             }
             // The version is part of it.
-            (Self::Packed(one), Self::Packed(other)) => one == other,
+            (Self::Packed(one, _), Self::Packed(other, _)) => one == other,
             _ => false,
         }
     }
