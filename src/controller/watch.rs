@@ -27,12 +27,12 @@ mod read;
 mod store;
 mod tell;
 
-pub(super) use self::{read::read_object, store::Stamp};
 use self::{
     follow::{Follower, Progress},
     read::Guarded,
     tell::Pending,
 };
+pub(super) use self::{read::read_object, store::Stamp};
 pub use self::{
     store::{Form, Store},
     tell::{Subscription, TRIGGER_RATE, triggers},

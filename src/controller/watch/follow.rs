@@ -147,7 +147,8 @@ impl<K: Kind> Follower<K> {
 
     async fn run(self) {
         let mut version = None;
-        let mut attempt = 0;
+        // Failures in a row; of these, the last ones that were refusals.
+        let (mut attempt, mut refusals) = (0_u32, 0_u32);
         loop {
             let began = Instant::now();
             let step = match version.take() {
@@ -156,7 +157,7 @@ impl<K: Kind> Follower<K> {
             };
             let Err((broken, resume)) = step.map(|next| {
                 version = next;
-                attempt = 0;
+                (attempt, refusals) = (0, 0);
             }) else {
                 if version.is_none() {
                     return; // Nobody holds the store any more.
@@ -164,13 +165,16 @@ impl<K: Kind> Follower<K> {
                 continue;
             };
             version = resume;
-            self.stumbled(&broken);
+            let code = broken.code();
+            refusals = if is_refusal(code) { refusals.saturating_add(1) } else { 0 };
+            self.stumbled(&broken, refusals);
             // A watch that held for a while and then broke is a first failure again.
             if began.elapsed() > Duration::from_secs(60) {
                 attempt = 0;
             }
             let seed = schedule::seed(&format!("{}{:?}", K::kind(&()), self.scope));
-            sleep(schedule::watch_delay(broken.code(), attempt, seed)).await;
+            let tried = if refusals > 0 { refusals - 1 } else { attempt };
+            sleep(schedule::watch_delay(code, tried, seed)).await;
             attempt = attempt.saturating_add(1);
         }
     }
@@ -298,15 +302,14 @@ impl<K: Kind> Follower<K> {
         self.progress.access.send_replace(access);
     }
 
-    /// Says what went wrong, once per kind of trouble.
-    fn stumbled(&self, broken: &Broken) {
+    /// Says what went wrong, once per kind of trouble. `refusals`: how many there were in a row.
+    fn stumbled(&self, broken: &Broken, refusals: u32) {
         if matches!(broken, Broken::Expired) {
             return; // Part of the protocol.
         }
-        match broken.code() {
-            401 | 403 => drop(self.progress.access.send_replace(Access::Denied)),
-            404 => drop(self.progress.access.send_replace(Access::Unknown)),
-            _ => {}
+        let had = *self.progress.access.borrow();
+        if let Some(access) = access_after(broken.code(), refusals, had) {
+            self.progress.access.send_replace(access);
         }
         let trouble = chain(broken);
         let mut known = lock(&self.progress.trouble);
@@ -315,6 +318,23 @@ impl<K: Kind> Follower<K> {
             tracing::warn!(%kind, namespace = self.scope, error = trouble, "watch is interrupted");
             *known = Some(trouble);
         }
+    }
+}
+
+const fn is_refusal(code: u16) -> bool {
+    matches!(code, 401 | 403)
+}
+
+/// What is to be thought of the access after this answer; `None`: what was thought before.
+///
+/// An API server that has just begun knows no roles yet and refuses everybody for a moment. So one refusal
+/// takes nothing back that was granted: the next is not far.
+const fn access_after(code: u16, refusals: u32, had: Access) -> Option<Access> {
+    match (code, had) {
+        (401 | 403, Access::Granted) if refusals < 2 => None,
+        (401 | 403, _) => Some(Access::Denied),
+        (404, _) => Some(Access::Unknown),
+        _ => None,
     }
 }
 
@@ -356,6 +376,15 @@ fn happened<K: Kind>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_granted_is_taken_back_by_the_second_refusal() {
+        assert_eq!(access_after(403, 1, Access::Granted), None);
+        assert_eq!(access_after(403, 2, Access::Granted), Some(Access::Denied));
+        assert_eq!(access_after(403, 1, Access::Pending), Some(Access::Denied));
+        assert_eq!(access_after(404, 0, Access::Granted), Some(Access::Unknown));
+        assert_eq!(access_after(500, 0, Access::Granted), None);
+    }
 
     #[test]
     fn a_refusal_lists_again_and_a_broken_connection_goes_on() {
