@@ -817,6 +817,8 @@ fn whatever_bytes_a_variable_holds_a_command_ends_in_order() {
             "VAULT_TOKEN" | "VAULT_MFA" | "AWS_SECRET_ACCESS_KEY" | "AWS_SESSION_TOKEN"
         ) && let Ok(secret) = String::from_utf8(value)
             && secret.trim().len() > 8
+            // By chance it may be what is asked, which has to be named.
+            && !NOWHERE.contains(secret.trim())
         {
             prop_assert!(!ran.stderr.contains(secret.trim()), "{}", ran.stderr);
         }
