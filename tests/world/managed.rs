@@ -486,7 +486,11 @@ async fn a_forged_sts_endpoint_that_cannot_be_put_right_is_told_once(world: Worl
     world.refresh_backend().await;
     configured(&world).await;
     assert_eq!(client(&world).await["sts_endpoint"], world.stage.lab.sts_url());
-    assert_eq!(drifts(events(&world).await), 2, "and once that it is put back");
+    world
+        .eventually("one more event, that it is put back", PATIENCE, async || {
+            (drifts(events(&world).await) == 2).then_some(())
+        })
+        .await;
 }
 
 /// Asks for a look that may not come to its end.
