@@ -509,10 +509,10 @@ async fn every_request_names_the_vault_namespace(world: World) {
     world.ready(&object).await;
     let status = world.get(&object).await.expect("the backend")["status"].clone();
     assert_eq!(status["product"], "Vault Enterprise");
-    world.role("web").with("spec.driftInterval", "10s").apply().await;
-    world.ready("vaultawsrole/web").await;
     // Tokens that have to be renewed.
-    world.write(&world.role_path("web"), json!({"token_ttl": "40s"})).await;
+    let role = world.role("web").with("spec.driftInterval", "10s");
+    role.with("spec.token.ttl", "40s").apply().await;
+    world.ready("vaultawsrole/web").await;
     world.sync("web").with("spec.refreshInterval", "10s").apply().await;
     world.delivered("web-tls", &issued).await;
     let asked = |what: &str| {
