@@ -106,9 +106,8 @@ pub fn run(args: RunArgs) -> Result<(), Error> {
     // Only fails if there is a provider already, and then it is this one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     telemetry::init_log(args.log_format, &args.log_filter)?;
-    // One thread: an operator waits for others, and two would spend a good part of their time waking
-    // each other. What computes for long has none; the admin server has one of its own.
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .enable_all()
         .build()
         .map_err(Error::Runtime)?;
