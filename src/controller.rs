@@ -206,8 +206,6 @@ impl<K> Default for Memory<K> {
 /// How a pass ended.
 struct Ended<K: Kind> {
     object: Arc<ObjectRef<K>>,
-    /// The state that the pass started from.
-    looked_at: Stamp,
     uid: String,
     /// The resource as the pass left it, if it wrote to it.
     written: Option<Box<K>>,
@@ -333,9 +331,9 @@ impl<R: Reconcile> Desk<R> {
     }
 
     fn ended(&mut self, ended: Ended<R::Resource>) {
-        let Ended { object, looked_at, uid, written, next } = ended;
+        let Ended { object, uid, written, next } = ended;
         self.queue.ended(&object);
-        let current = self.store.stamp(&object).filter(|stored| stored.is_of(looked_at));
+        let current = self.store.stamp(&object).filter(|stored| stored.is_of(&uid));
         let Some(current) = current else {
             // It went, or was replaced, while the pass ran: forget what the pass remembered of it.
             // A successor has not been looked at yet, since its name was taken until now.
@@ -417,7 +415,6 @@ impl<R: Reconcile> Pass<R> {
         let began = Clock::now();
         let _at_work = self.reporter.at_work();
         let kind = R::Resource::kind(&());
-        let looked_at = Stamp::of(resource.meta());
         let uid = resource.meta().uid.clone().unwrap_or_default();
         let looked = AssertUnwindSafe(self.look(&object, &resource)).catch_unwind().await;
         let (result, written, next) = looked.unwrap_or_else(|panic| {
@@ -425,7 +422,7 @@ impl<R: Reconcile> Pass<R> {
             ("panicked", None, Some(Next::Retry(Retry::Slowly)))
         });
         self.reporter.metrics().pass_ended(&kind, result, began.elapsed());
-        Ended { object, looked_at, uid, written, next }
+        Ended { object, uid, written, next }
     }
 
     /// Each part has a place of its own, and only while it lasts: hundreds of passes may wait at once,

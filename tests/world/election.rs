@@ -254,6 +254,7 @@ fn writes(world: &World, replica: &Operator, since: Mark) -> Vec<Write> {
         })
         .filter(|event| event["objectRef"]["namespace"] == world.id.as_str())
         .map(|event| (event, event["responseStatus"]["code"].as_u64().unwrap_or_default()))
+        // Refusals changed nothing. 499, 5xx and no code at all say that nobody knows.
         .filter(|(_, code)| !(300..499).contains(code))
         .map(|(event, code)| {
             let object = &event["objectRef"];

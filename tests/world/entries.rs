@@ -726,6 +726,7 @@ async fn pki(world: &World) -> String {
         world.write(&format!("sys/mounts/{mount}"), engine).await;
     }
     let ca = |name: &str| json!({"common_name": name, "key_type": "ec", "ttl": "8000h"});
+    // A path of Vault's PKI engine, as all here: `root` is what is generated and signs.
     let made = world.write(&format!("{root}/root/generate/internal"), ca("Vault root")).await;
     let request = world
         .write(&format!("{issuing}/intermediate/generate/internal"), ca("Vault issuing CA"))

@@ -330,10 +330,10 @@ const fn is_refusal(code: u16) -> bool {
 /// An API server that has just begun knows no roles yet and refuses everybody for a moment. So one refusal
 /// takes nothing back that was granted: the next is not far.
 const fn access_after(code: u16, refusals: u32, had: Access) -> Option<Access> {
-    match (code, had) {
-        (401 | 403, Access::Granted) if refusals < 2 => None,
-        (401 | 403, _) => Some(Access::Denied),
-        (404, _) => Some(Access::Unknown),
+    match had {
+        Access::Granted if is_refusal(code) && refusals < 2 => None,
+        _ if is_refusal(code) => Some(Access::Denied),
+        _ if code == 404 => Some(Access::Unknown),
         _ => None,
     }
 }

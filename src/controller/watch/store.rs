@@ -174,15 +174,15 @@ impl Stamp {
         }
     }
 
-    /// Whether both are states of the same object.
-    pub(in crate::controller) fn is_of(self, other: Self) -> bool {
-        self.uid == other.uid
+    /// Whether it is a state of the object with this UID.
+    pub(in crate::controller) fn is_of(self, uid: &str) -> bool {
+        self.uid == seed(uid)
     }
 
     /// Whether it is an older state of the same object.
     pub(in crate::controller) fn is_older(self, other: Self) -> bool {
         let versions = self.version.zip(other.version);
-        self.is_of(other) && versions.is_some_and(|(one, other)| one < other)
+        self.uid == other.uid && versions.is_some_and(|(one, other)| one < other)
     }
 }
 
