@@ -38,7 +38,7 @@
 //! | [`cli`] | flags and commands; `cli::run` composes the operator |
 //! | [`leader`] | which replica may write; the fence before every request that changes something |
 //! | [`admin`], [`telemetry`] | health, metrics, logs |
-//! | [`fault`], [`redacted`], [`clock`], [`files`], `lock`, `turns` | leaves: how failure is spoken of, what cannot be printed, what time it is, how files are read, locks that outlive a panic, lanes that take turns |
+//! | [`fault`], [`redacted`], [`clock`], [`files`], `hex`, `lock`, `turns` | leaves: how failure is spoken of, what cannot be printed, what time it is, how files are read, bytes as digits, locks that outlive a panic, lanes that take turns |
 //!
 //! # Who may name whom
 //!
@@ -71,6 +71,7 @@ pub mod doctor;
 pub mod fault;
 pub mod files;
 pub mod grants;
+mod hex;
 pub mod import;
 pub mod leader;
 mod lock;

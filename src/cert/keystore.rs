@@ -4,8 +4,6 @@
 //! keyed hash of the input is therefore kept beside it, and while that is the same the old bytes stay:
 //! a Secret must not change where nothing did.
 
-use std::fmt::Write as _;
-
 use aws_lc_rs::hmac;
 use p12_keystore::{
     Certificate, EncryptionAlgorithm, KeyStore, KeyStoreEntry, MacAlgorithm, PrivateKey,
@@ -17,7 +15,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::pair::{Pair, der};
-use crate::{crd::KeystoreProfile, redacted::Redacted};
+use crate::{crd::KeystoreProfile, hex::hex, redacted::Redacted};
 
 /// The key of a keystore in a Secret's data.
 pub const KEY: &str = "keystore.p12";
@@ -146,13 +144,6 @@ fn pkcs8(pem: &str, leaf: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
     body.extend(der::element(der::SEQUENCE, algorithm.body));
     body.extend(Zeroizing::new(der::element(der::OCTET_STRING, inner)).iter());
     Ok(Zeroizing::new(der::element(der::SEQUENCE, &body)))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 #[cfg(test)]

@@ -34,9 +34,8 @@ use tokio::{
 use super::{
     aside::aside,
     condition::{self, MESSAGE_LIMIT, READY},
-    is_older,
     pass::{Next, Note, Outcome, Progress, Status, Verdict},
-    watch::{Kind, read_object},
+    watch::{Kind, Stamp, read_object},
 };
 use crate::{
     crd::MANAGER,
@@ -127,15 +126,12 @@ async fn newer<K: Kind>(
     version: Option<&str>,
     stored: impl Fn() -> Option<Arc<K>>,
 ) -> Option<Arc<K>> {
-    let known = ObjectMeta {
-        uid: resource.meta().uid.clone(),
-        resource_version: version.map(str::to_owned),
-        ..ObjectMeta::default()
-    };
+    let known = Stamp::new(resource.meta().uid.as_deref(), version);
     let waiting = async {
         loop {
             let stored = stored()?;
-            if stored.meta().uid != known.uid || is_older(&known, stored.meta()) {
+            if stored.meta().uid != resource.meta().uid || known.is_older(Stamp::of(stored.meta()))
+            {
                 return Some(stored);
             }
             sleep(Duration::from_millis(50)).await;

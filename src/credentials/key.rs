@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::vault::aws_secrets::Request;
+use crate::{hex::hex, vault::aws_secrets::Request};
 
 /// Grows when the meaning of a key or of an entry changes, so that an old one is never taken for a new.
 const FORMAT: &str = "vault-aws credentials 1";
@@ -78,14 +78,6 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -16,7 +16,10 @@ use super::{
     name,
     refusal::{Field, Refusal},
 };
-use crate::cert::entry::{FoundCertificate, Role};
+use crate::{
+    cert::entry::{FoundCertificate, Role},
+    hex::hex,
+};
 
 /// A parsed certificate, which borrows from the entry's.
 pub(super) struct Certificate<'a> {
@@ -265,8 +268,4 @@ fn extension<'x, 'a>(
 /// RFC 5280's "no expiration date" (the last second of 9999) is hours past what a timestamp holds.
 fn instant(time: ASN1Time) -> Timestamp {
     Timestamp::from_second(time.timestamp()).unwrap_or(Timestamp::MAX)
-}
-
-fn hex(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }

@@ -168,9 +168,14 @@ pub(in crate::controller) struct Stamp {
 impl Stamp {
     /// Of an object with this metadata.
     pub(in crate::controller) fn of(meta: &ObjectMeta) -> Self {
+        Self::new(meta.uid.as_deref(), meta.resource_version.as_deref())
+    }
+
+    /// Of an object with this UID at this version.
+    pub(in crate::controller) fn new(uid: Option<&str>, version: Option<&str>) -> Self {
         Self {
-            uid: seed(meta.uid.as_deref().unwrap_or_default()),
-            version: meta.resource_version.as_deref().and_then(|version| version.parse().ok()),
+            uid: seed(uid.unwrap_or_default()),
+            version: version.and_then(|version| version.parse().ok()),
         }
     }
 
