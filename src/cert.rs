@@ -214,6 +214,7 @@ impl Reconcile for Certs {
     type Error = Error;
 
     const FINALIZER: Option<&'static str> = None;
+    const DEEDS_FIRST: bool = true;
 
     async fn apply(
         &self,

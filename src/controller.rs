@@ -31,6 +31,7 @@ use kube::{
 };
 use serde_json::json;
 use tokio::{
+    sync::watch::{Receiver, Sender},
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
@@ -43,6 +44,7 @@ mod queue;
 pub mod report;
 pub mod schedule;
 pub mod watch;
+mod words;
 
 pub use self::aside::aside;
 use self::{
@@ -74,6 +76,8 @@ const DRAIN: Duration = Duration::from_secs(20);
 const FINALIZER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Passes that wait aside count as waiting up to this many times the concurrency.
 const ASIDE: usize = 8;
+/// The same of passes that only have to tell what they did. One takes some 8 KiB.
+const TELLING: usize = 32;
 /// The part of the concurrency that one namespace leaves to others. Its passes may be long, where it
 /// shares a low limit of requests with itself.
 const LEFT_TO_OTHERS: usize = 4;
@@ -139,6 +143,7 @@ pub async fn run<R: Reconcile>(
         passes: JoinSet::new(),
         aside: Aside::default(),
         leads: true,
+        rush: Sender::new(false),
         reconciler,
         shell,
     };
@@ -177,6 +182,8 @@ struct Desk<R: Reconcile> {
     aside: Aside,
     /// Whether this replica led when it was last asked.
     leads: bool,
+    /// Whether deeds wait that go before words.
+    rush: Sender<bool>,
     reconciler: Arc<R>,
     shell: Shell,
 }
@@ -298,10 +305,18 @@ impl<R: Reconcile> Desk<R> {
                 store: self.store.clone(),
                 deadline: self.shell.deadline,
                 now: clock::now(),
+                rush: self.rush.subscribe(),
             };
             self.passes.spawn(self.aside.clone().allow(pass.run(object, resource)));
         }
         self.shell.reporter.metrics().passes_running(&self.kind, self.queue.running());
+        let rush = R::DEEDS_FIRST && self.queue.has_changed(now) && self.may_hold_back();
+        self.rush.send_if_modified(|known| std::mem::replace(known, rush) != rush);
+    }
+
+    /// Whether one more pass may keep its words back and give its place to another.
+    fn may_hold_back(&self) -> bool {
+        self.aside.telling() < self.shell.concurrency.max(1) * TELLING
     }
 
     /// The next to be looked at, of a namespace that has not all places but the last ones.
@@ -313,7 +328,9 @@ impl<R: Reconcile> Desk<R> {
     /// How many passes may run, those that wait aside among them.
     fn places(&self) -> usize {
         let concurrency = self.shell.concurrency.max(1);
-        concurrency + self.aside.waiting().min(concurrency * ASIDE)
+        concurrency
+            + self.aside.waiting().min(concurrency * ASIDE)
+            + self.aside.telling().min(concurrency * TELLING)
     }
 
     /// Whether as many passes run as may.
@@ -371,6 +388,7 @@ impl<R: Reconcile> Desk<R> {
 
     /// Lets running passes end, within bounds.
     async fn close(mut self) {
+        self.rush.send_replace(false);
         let drained = timeout(DRAIN, async {
             while self.passes.join_next().await.is_some() {
                 self.shell.pulse.beat();
@@ -391,6 +409,8 @@ struct Pass<R: Reconcile> {
     store: Store<R::Resource>,
     deadline: Duration,
     now: Timestamp,
+    /// Whether deeds wait that go before words.
+    rush: Receiver<bool>,
 }
 
 /// The pass metric's label, the resource as it was written, when to look again.
@@ -556,7 +576,8 @@ impl<R: Reconcile> Pass<R> {
             self.reporter.metrics().refused(&kind, reason);
         }
         let stored = || self.store.fetch(object);
-        match self.reporter.status(resource, stands, &report.status, stored).await {
+        let rush = self.rush.clone();
+        match self.reporter.status(resource, stands, &report.status, stored, rush).await {
             Ok(Written::Unchanged) => {
                 self.reporter.notes(resource, &report.notes, self.now).await;
                 (report.result, written, Some(report.next))

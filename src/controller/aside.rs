@@ -24,11 +24,20 @@ tokio::task_local! {
 ///
 /// For waits that hold little memory and belong to one resource or tenant; at most some hundred count.
 pub async fn aside<F: Future>(wait: F) -> F::Output {
+    wait_among(|passes| &passes.waiting, wait).await
+}
+
+/// The same for a pass that only has to tell what it did.
+pub(super) async fn aside_to_tell<F: Future>(wait: F) -> F::Output {
+    wait_among(|passes| &passes.telling, wait).await
+}
+
+async fn wait_among<F: Future>(count: Count, wait: F) -> F::Output {
     let mut wait = pin!(wait);
     if let Poll::Ready(done) = poll!(wait.as_mut()) {
         return done;
     }
-    let _place = PASSES.try_with(Aside::step).ok();
+    let _place = PASSES.try_with(|passes| passes.step(count)).ok();
     wait.await
 }
 
@@ -39,6 +48,7 @@ pub(super) struct Aside(Arc<Passes>);
 #[derive(Debug, Default)]
 struct Passes {
     waiting: AtomicUsize,
+    telling: AtomicUsize,
     more: Notify,
 }
 
@@ -53,23 +63,31 @@ impl Aside {
         self.0.waiting.load(Ordering::Relaxed)
     }
 
+    /// How many wait to tell what they did.
+    pub(super) fn telling(&self) -> usize {
+        self.0.telling.load(Ordering::Relaxed)
+    }
+
     /// Until one more waits.
     pub(super) async fn more(&self) {
         self.0.more.notified().await;
     }
 
-    fn step(&self) -> Place {
-        self.0.waiting.fetch_add(1, Ordering::Relaxed);
+    fn step(&self, count: Count) -> Place {
+        count(&self.0).fetch_add(1, Ordering::Relaxed);
         self.0.more.notify_one();
-        Place(self.clone())
+        Place(self.clone(), count)
     }
 }
 
-struct Place(Aside);
+/// What a pass counts among.
+type Count = fn(&Passes) -> &AtomicUsize;
+
+struct Place(Aside, Count);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        (self.1)(&self.0.0).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -89,6 +107,18 @@ mod tests {
         done.send(()).unwrap();
         assert!(pass.await.unwrap());
         assert_eq!(passes.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_that_has_only_to_tell_something_counts_apart() {
+        let passes = Aside::default();
+        let (done, wait) = oneshot::channel::<()>();
+        let pass = tokio::spawn(passes.clone().allow(async { aside_to_tell(wait).await.is_ok() }));
+        passes.more().await;
+        assert_eq!((passes.waiting(), passes.telling()), (0, 1));
+        done.send(()).unwrap();
+        assert!(pass.await.unwrap());
+        assert_eq!(passes.telling(), 0);
     }
 
     #[tokio::test]

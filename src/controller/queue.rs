@@ -199,6 +199,11 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         self.files.iter().filter_map(|file| file.first(&may)).min()
     }
 
+    /// Whether an object waits that was created or changed.
+    pub(super) fn has_changed(&self, now: Instant) -> bool {
+        self.files[Urgency::Changed as usize].first(&|_| true).is_some_and(|due| due <= now)
+    }
+
     /// How many objects are being looked at.
     pub(super) fn running(&self) -> usize {
         self.running
@@ -275,6 +280,18 @@ mod tests {
         assert_eq!(queue.next_due(), Some(now));
         assert_eq!(drain(&mut queue, now), ["c1", "a2"]);
         assert_eq!(queue.next_due(), None);
+    }
+
+    #[test]
+    fn that_something_changed_is_known_until_it_is_looked_at() {
+        let (mut queue, now) = (Queue::new(|_| 0), Instant::now());
+        queue.add(&"routine", Urgency::Routine, now);
+        queue.add(&"later", Urgency::Changed, now + Duration::from_secs(1));
+        assert!(!queue.has_changed(now));
+        queue.add(&"changed", Urgency::Changed, now);
+        assert!(queue.has_changed(now), "nobody has asked for the next yet");
+        assert_eq!(queue.take(now), Some("changed"));
+        assert!(!queue.has_changed(now));
     }
 
     #[test]

@@ -27,15 +27,19 @@ use kube::{
 };
 use serde_json::json;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{
+        mpsc,
+        watch::{self, Receiver},
+    },
     time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
-    aside::aside,
+    aside::aside_to_tell,
     condition::{self, MESSAGE_LIMIT, READY},
     pass::{Next, Note, Outcome, Progress, Status, Verdict},
     watch::{Kind, Stamp, read_object},
+    words::Words,
 };
 use crate::{
     crd::MANAGER,
@@ -51,9 +55,6 @@ const WATCH_LAG: Duration = Duration::from_secs(3);
 /// How often a status is tried while others change the resource.
 const OUTRUN: usize = 3;
 
-/// Statuses that are written at once.
-const STATUSES_AT_ONCE: usize = 8;
-
 /// Events that are sent at once, and those that may wait for it; beyond that a pass sends its own.
 const EVENTS_AT_ONCE: usize = 4;
 const EVENTS_WAITING: usize = 2048;
@@ -67,7 +68,7 @@ pub struct Reporter {
     metrics: Metrics,
     /// The pod, or the host: tells replicas apart in events.
     instance: Arc<str>,
-    statuses: Arc<Semaphore>,
+    words: Arc<Words>,
     events: mpsc::Sender<Unsent>,
     /// Events that wait or are being sent.
     unsent: Arc<AtomicUsize>,
@@ -156,8 +157,7 @@ impl Reporter {
         };
         let unsent = Arc::clone(&carrier.unsent);
         tokio::spawn(carrier.carry(waiting));
-        let statuses = Arc::new(Semaphore::new(STATUSES_AT_ONCE));
-        Self { client, metrics, instance, statuses, events, unsent, passes }
+        Self { client, metrics, instance, words: Arc::default(), events, unsent, passes }
     }
 
     /// A pass begins, and lasts until what this returns is dropped.
@@ -192,13 +192,14 @@ impl Reporter {
     /// The write names the version that the pass started from: a replica that lost its lease while
     /// the request was on its way must not overwrite what its successor said. Somebody else's change
     /// of the spec or the metadata meanwhile is no reason to say nothing: `stored` is the resource as
-    /// the watch last told it.
+    /// the watch last told it. `rush` tells whether deeds wait that go before words.
     pub(super) async fn status<K, S>(
         &self,
         resource: &K,
         previous: Option<&S>,
         status: &S,
         stored: impl Fn() -> Option<Arc<K>>,
+        rush: Receiver<bool>,
     ) -> Result<Written<K>, Error>
     where
         K: Kind + HasStatus<Status = S>,
@@ -210,8 +211,7 @@ impl Reporter {
         if previous == Some(status) {
             return Ok(Written::Unchanged);
         }
-        // Nobody closes it.
-        let _turn = aside(self.statuses.acquire()).await.ok();
+        let _turn = aside_to_tell(self.words.turn(meta.namespace.as_deref(), rush)).await;
         Box::pin(self.write(resource, previous, status, stored)).await
     }
 

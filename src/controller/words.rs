@@ -1,0 +1,148 @@
+//! When a status may be written.
+//!
+//! Few are written at once, and no namespace has all turns. While resources wait that were created or
+//! changed, the statuses of a namespace beyond the first few wait until those have been seen to: what
+//! a workload waits for goes before words about what it has. It is the same work in the end, but of a
+//! thousand certificates the last one comes a third earlier.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch::Receiver},
+    time::timeout,
+};
+
+use crate::lock::lock;
+
+/// Statuses that are written at once.
+const AT_ONCE: usize = 8;
+/// Those of one namespace.
+const OF_ONE: usize = 6;
+/// Statuses of a namespace that never wait for deeds.
+const FEW: usize = 8;
+/// How long a status waits for deeds.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Namespaces that are remembered though nobody of them wants to tell anything.
+const IDLE: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Words {
+    turns: Semaphore,
+    /// The turns of each namespace. Whoever wants to tell something holds a share.
+    namespaces: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+/// A status may be written as long as this is held.
+#[derive(Debug)]
+pub(super) struct Turn<'w> {
+    _own: OwnedSemaphorePermit,
+    _any: SemaphorePermit<'w>,
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Self { turns: Semaphore::new(AT_ONCE), namespaces: Mutex::default() }
+    }
+}
+
+impl Words {
+    /// Waits for a turn. `rush` tells whether deeds wait that go before words.
+    pub(super) async fn turn(
+        &self,
+        namespace: Option<&str>,
+        mut rush: Receiver<bool>,
+    ) -> Option<Turn<'_>> {
+        let own = self.of(namespace.unwrap_or_default());
+        // The map's share is none of theirs.
+        if Arc::strong_count(&own) - 1 > FEW {
+            let _ = timeout(PATIENCE, rush.wait_for(|rush| !rush)).await;
+        }
+        // Nobody closes them.
+        let own = own.acquire_owned().await.ok()?;
+        let any = self.turns.acquire().await.ok()?;
+        Some(Turn { _own: own, _any: any })
+    }
+
+    fn of(&self, namespace: &str) -> Arc<Semaphore> {
+        let mut namespaces = lock(&self.namespaces);
+        if let Some(known) = namespaces.get(namespace) {
+            return Arc::clone(known);
+        }
+        if namespaces.len() >= IDLE {
+            namespaces.retain(|_, turns| Arc::strong_count(turns) > 1);
+        }
+        let new = Arc::new(Semaphore::new(OF_ONE));
+        namespaces.insert(namespace.to_owned(), Arc::clone(&new));
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures::{FutureExt as _, StreamExt as _, future::join_all, stream::FuturesUnordered};
+    use tokio::{sync::watch::Sender, time::Instant};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_namespace_leaves_turns_to_another() {
+        let (words, rush) = (Words::default(), Sender::new(false));
+        let turn = |namespace| words.turn(Some(namespace), rush.subscribe()).now_or_never();
+        let held: Vec<_> = (0..AT_ONCE).map_while(|_| turn("a")).collect();
+        assert_eq!(held.len(), OF_ONE);
+        assert!(turn("b").flatten().is_some());
+        drop(held);
+        assert!(turn("a").flatten().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beyond_a_few_words_wait_until_no_deeds_wait() {
+        let (words, rush) = (Words::default(), Sender::new(true));
+        let tell = || async {
+            let turn = words.turn(Some("a"), rush.subscribe()).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            turn.is_some()
+        };
+        let mut all: FuturesUnordered<_> = (0..100).map(|_| tell()).collect();
+        let begun = Instant::now();
+        let mut told = 0;
+        while timeout(Duration::from_secs(1), all.next()).await.is_ok() {
+            told += 1;
+        }
+        assert_eq!(told, FEW);
+        assert!(words.turn(Some("b"), rush.subscribe()).now_or_never().is_some(), "nobody else's");
+        rush.send_replace(false);
+        assert!(all.collect::<Vec<_>>().await.into_iter().all(|told| told));
+        assert!(begun.elapsed() < PATIENCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn words_do_not_wait_for_ever() {
+        let (words, rush) = (Words::default(), Sender::new(true));
+        let begun = Instant::now();
+        let all = (0..100).map(|_| async {
+            drop(words.turn(Some("a"), rush.subscribe()).await);
+        });
+        join_all(all).await;
+        assert!(begun.elapsed() >= PATIENCE && begun.elapsed() < 2 * PATIENCE);
+    }
+
+    #[tokio::test]
+    async fn namespaces_that_are_silent_are_forgotten() {
+        let (words, rush) = (Words::default(), Sender::new(false));
+        let mut waiting = pin!(words.turn(Some("held"), rush.subscribe()));
+        let held = waiting.as_mut().now_or_never().flatten();
+        for number in 0..10 * IDLE {
+            drop(words.turn(Some(&number.to_string()), rush.subscribe()).await);
+        }
+        let namespaces = lock(&words.namespaces);
+        assert!(namespaces.len() <= IDLE && namespaces.contains_key("held"));
+        drop(held);
+    }
+}
