@@ -310,7 +310,8 @@ impl<R: Reconcile> Desk<R> {
             self.passes.spawn(self.aside.clone().allow(pass.run(object, resource)));
         }
         self.shell.reporter.metrics().passes_running(&self.kind, self.queue.running());
-        let rush = R::DEEDS_FIRST && self.queue.has_changed(now) && self.may_hold_back();
+        let rush =
+            R::DEEDS_FIRST && self.leads && self.queue.has_changed(now) && self.may_hold_back();
         self.rush.send_if_modified(|known| std::mem::replace(known, rush) != rush);
     }
 

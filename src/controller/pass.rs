@@ -34,7 +34,7 @@ pub trait Reconcile: Send + Sync + 'static {
     const FINALIZER: Option<&'static str>;
 
     /// Whether what a pass does is worth more than what it tells: while resources wait that were created
-    /// or changed, statuses wait until those have been seen to, for a while.
+    /// or changed, statuses that pile up wait for a while.
     const DEEDS_FIRST: bool = false;
 
     /// Makes the world as the resource says, or says why not.

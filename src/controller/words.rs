@@ -1,9 +1,9 @@
 //! When a status may be written.
 //!
 //! Few are written at once, and no namespace has all turns. While resources wait that were created or
-//! changed, the statuses of a namespace beyond the first few wait until those have been seen to: what
-//! a workload waits for goes before words about what it has. It is the same work in the end, but of a
-//! thousand certificates the last one comes a third earlier.
+//! changed, the statuses that pile up in a namespace are written one by one until those have been seen
+//! to: what a workload waits for goes before words about what it has. It is the same work in the end,
+//! but where the API server is what all wait for, the last of many certificates comes much earlier.
 
 use std::{
     collections::HashMap,
@@ -22,7 +22,7 @@ use crate::lock::lock;
 const AT_ONCE: usize = 8;
 /// Those of one namespace.
 const OF_ONE: usize = 6;
-/// Statuses of a namespace that never wait for deeds.
+/// So many statuses of a namespace are no pile.
 const FEW: usize = 8;
 /// How long a status waits for deeds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,6 +32,8 @@ const IDLE: usize = 64;
 #[derive(Debug)]
 pub(super) struct Words {
     turns: Semaphore,
+    /// The one turn of all piles while deeds wait.
+    slow: Semaphore,
     /// The turns of each namespace. Whoever wants to tell something holds a share.
     namespaces: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
@@ -39,13 +41,15 @@ pub(super) struct Words {
 /// A status may be written as long as this is held.
 #[derive(Debug)]
 pub(super) struct Turn<'w> {
+    _slow: Option<SemaphorePermit<'w>>,
     _own: OwnedSemaphorePermit,
     _any: SemaphorePermit<'w>,
 }
 
 impl Default for Words {
     fn default() -> Self {
-        Self { turns: Semaphore::new(AT_ONCE), namespaces: Mutex::default() }
+        let (turns, slow) = (Semaphore::new(AT_ONCE), Semaphore::new(1));
+        Self { turns, slow, namespaces: Mutex::default() }
     }
 }
 
@@ -57,14 +61,22 @@ impl Words {
         mut rush: Receiver<bool>,
     ) -> Option<Turn<'_>> {
         let own = self.of(namespace.unwrap_or_default());
-        // The map's share is none of theirs.
-        if Arc::strong_count(&own) - 1 > FEW {
-            let _ = timeout(PATIENCE, rush.wait_for(|rush| !rush)).await;
-        }
-        // Nobody closes them.
+        // The map's share is none of theirs. Nobody closes a semaphore.
+        let slow = if Arc::strong_count(&own) - 1 > FEW {
+            let turn = async {
+                tokio::select! {
+                    biased;
+                    _ = rush.wait_for(|rush| !rush) => None,
+                    slow = self.slow.acquire() => slow.ok(),
+                }
+            };
+            timeout(PATIENCE, turn).await.unwrap_or_default()
+        } else {
+            None
+        };
         let own = own.acquire_owned().await.ok()?;
         let any = self.turns.acquire().await.ok()?;
-        Some(Turn { _own: own, _any: any })
+        Some(Turn { _slow: slow, _own: own, _any: any })
     }
 
     fn of(&self, namespace: &str) -> Arc<Semaphore> {
@@ -86,7 +98,10 @@ mod tests {
     use std::pin::pin;
 
     use futures::{FutureExt as _, StreamExt as _, future::join_all, stream::FuturesUnordered};
-    use tokio::{sync::watch::Sender, time::Instant};
+    use tokio::{
+        sync::watch::Sender,
+        time::{Instant, timeout_at},
+    };
 
     use super::*;
 
@@ -102,35 +117,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn beyond_a_few_words_wait_until_no_deeds_wait() {
+    async fn while_deeds_wait_a_pile_of_words_is_told_one_by_one() {
         let (words, rush) = (Words::default(), Sender::new(true));
         let tell = || async {
             let turn = words.turn(Some("a"), rush.subscribe()).await;
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
             turn.is_some()
         };
         let mut all: FuturesUnordered<_> = (0..100).map(|_| tell()).collect();
+        let mut told_by = async |end: Instant| {
+            let mut told = 0;
+            while timeout_at(end, all.next()).await.is_ok_and(|told| told == Some(true)) {
+                told += 1;
+            }
+            told
+        };
         let begun = Instant::now();
-        let mut told = 0;
-        while timeout(Duration::from_secs(1), all.next()).await.is_ok() {
-            told += 1;
-        }
-        assert_eq!(told, FEW);
+        let later = |millis| begun + Duration::from_millis(millis);
+        // Those that were no pile yet, six and then two at once, and beside them one each second.
+        assert_eq!(told_by(later(2500)).await, FEW + 1);
+        assert_eq!(told_by(later(5500)).await, 3);
         assert!(words.turn(Some("b"), rush.subscribe()).now_or_never().is_some(), "nobody else's");
         rush.send_replace(false);
-        assert!(all.collect::<Vec<_>>().await.into_iter().all(|told| told));
-        assert!(begun.elapsed() < PATIENCE);
+        assert_eq!(told_by(later(7700)).await, 2 * OF_ONE, "all that the namespace may");
     }
 
     #[tokio::test(start_paused = true)]
     async fn words_do_not_wait_for_ever() {
         let (words, rush) = (Words::default(), Sender::new(true));
+        let held = words.slow.acquire().await;
         let begun = Instant::now();
         let all = (0..100).map(|_| async {
             drop(words.turn(Some("a"), rush.subscribe()).await);
         });
         join_all(all).await;
         assert!(begun.elapsed() >= PATIENCE && begun.elapsed() < 2 * PATIENCE);
+        drop(held);
     }
 
     #[tokio::test]
