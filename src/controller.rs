@@ -389,6 +389,7 @@ impl<R: Reconcile> Desk<R> {
 
     /// Lets running passes end, within bounds.
     async fn close(mut self) {
+        // Nothing begins any more: who kept back his words may tell them.
         self.rush.send_replace(false);
         let drained = timeout(DRAIN, async {
             while self.passes.join_next().await.is_some() {
@@ -577,8 +578,8 @@ impl<R: Reconcile> Pass<R> {
             self.reporter.metrics().refused(&kind, reason);
         }
         let stored = || self.store.fetch(object);
-        let rush = self.rush.clone();
-        match self.reporter.status(resource, stands, &report.status, stored, rush).await {
+        let told = self.reporter.status(resource, stands, &report.status, stored, &self.rush);
+        match told.await {
             Ok(Written::Unchanged) => {
                 self.reporter.notes(resource, &report.notes, self.now).await;
                 (report.result, written, Some(report.next))

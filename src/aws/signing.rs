@@ -344,6 +344,7 @@ fn signature(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hex::hex;
 
     /// The credentials of AWS's published test suite.
     fn credentials(token: Option<&str>) -> Credentials {
@@ -437,7 +438,6 @@ mod tests {
             now(),
         )
         .unwrap();
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let canonical = format!(
             "POST\n/\n\ncontent-type:{CONTENT_TYPE}\nhost:sts.amazonaws.com\n\
              x-amz-date:20150830T123600Z\nx-amz-security-token:TOKEN\n\

@@ -27,10 +27,7 @@ use kube::{
 };
 use serde_json::json;
 use tokio::{
-    sync::{
-        mpsc,
-        watch::{self, Receiver},
-    },
+    sync::{mpsc, watch},
     time::{Instant, sleep, timeout, timeout_at},
 };
 
@@ -199,7 +196,7 @@ impl Reporter {
         previous: Option<&S>,
         status: &S,
         stored: impl Fn() -> Option<Arc<K>>,
-        rush: Receiver<bool>,
+        rush: &watch::Receiver<bool>,
     ) -> Result<Written<K>, Error>
     where
         K: Kind + HasStatus<Status = S>,

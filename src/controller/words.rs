@@ -58,11 +58,12 @@ impl Words {
     pub(super) async fn turn(
         &self,
         namespace: Option<&str>,
-        mut rush: Receiver<bool>,
+        rush: &Receiver<bool>,
     ) -> Option<Turn<'_>> {
         let own = self.of(namespace.unwrap_or_default());
         // The map's share is none of theirs. Nobody closes a semaphore.
         let slow = if Arc::strong_count(&own) - 1 > FEW {
+            let mut rush = rush.clone();
             let turn = async {
                 tokio::select! {
                     biased;
@@ -108,7 +109,8 @@ mod tests {
     #[tokio::test]
     async fn one_namespace_leaves_turns_to_another() {
         let (words, rush) = (Words::default(), Sender::new(false));
-        let turn = |namespace| words.turn(Some(namespace), rush.subscribe()).now_or_never();
+        let seen = rush.subscribe();
+        let turn = |namespace| words.turn(Some(namespace), &seen).now_or_never();
         let held: Vec<_> = (0..AT_ONCE).map_while(|_| turn("a")).collect();
         assert_eq!(held.len(), OF_ONE);
         assert!(turn("b").flatten().is_some());
@@ -119,8 +121,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn while_deeds_wait_a_pile_of_words_is_told_one_by_one() {
         let (words, rush) = (Words::default(), Sender::new(true));
+        let seen = rush.subscribe();
         let tell = || async {
-            let turn = words.turn(Some("a"), rush.subscribe()).await;
+            let turn = words.turn(Some("a"), &seen).await;
             tokio::time::sleep(Duration::from_secs(1)).await;
             turn.is_some()
         };
@@ -137,7 +140,7 @@ mod tests {
         // Those that were no pile yet, six and then two at once, and beside them one each second.
         assert_eq!(told_by(later(2500)).await, FEW + 1);
         assert_eq!(told_by(later(5500)).await, 3);
-        assert!(words.turn(Some("b"), rush.subscribe()).now_or_never().is_some(), "nobody else's");
+        assert!(words.turn(Some("b"), &seen).now_or_never().is_some(), "nobody else's");
         rush.send_replace(false);
         assert_eq!(told_by(later(7700)).await, 2 * OF_ONE, "all that the namespace may");
     }
@@ -145,10 +148,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn words_do_not_wait_for_ever() {
         let (words, rush) = (Words::default(), Sender::new(true));
+        let seen = rush.subscribe();
         let held = words.slow.acquire().await;
         let begun = Instant::now();
         let all = (0..100).map(|_| async {
-            drop(words.turn(Some("a"), rush.subscribe()).await);
+            drop(words.turn(Some("a"), &seen).await);
         });
         join_all(all).await;
         assert!(begun.elapsed() >= PATIENCE && begun.elapsed() < 2 * PATIENCE);
@@ -158,10 +162,11 @@ mod tests {
     #[tokio::test]
     async fn namespaces_that_are_silent_are_forgotten() {
         let (words, rush) = (Words::default(), Sender::new(false));
-        let mut waiting = pin!(words.turn(Some("held"), rush.subscribe()));
+        let seen = rush.subscribe();
+        let mut waiting = pin!(words.turn(Some("held"), &seen));
         let held = waiting.as_mut().now_or_never().flatten();
         for number in 0..10 * IDLE {
-            drop(words.turn(Some(&number.to_string()), rush.subscribe()).await);
+            drop(words.turn(Some(&number.to_string()), &seen).await);
         }
         let namespaces = lock(&words.namespaces);
         assert!(namespaces.len() <= IDLE && namespaces.contains_key("held"));

@@ -32,12 +32,7 @@ async fn a_rotated_certificate_is_one_write(world: World) {
     let secret = world.delivered("web-tls", &next).await;
     assert_eq!(secret.uid(), before.uid(), "the same object");
     assert_eq!(text(&secret, "tls.key"), next.key);
-    let status = world
-        .eventually("the status to say so", PATIENCE, async || {
-            let status = world.sync_status("web").await;
-            (status.last_handled_refresh.as_deref() == Some(&asked)).then_some(status)
-        })
-        .await;
+    let status = world.looked("web", &asked).await;
     assert_eq!(status.certificates[0].version, Some(2));
 
     let writes = world.kubernetes_writes_since(mark);

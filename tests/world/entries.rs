@@ -21,7 +21,7 @@ use crate::{
     certificates::{Authority, DAY, Issued, Kind, der, pem, pkcs8, sec1, traditional},
     leaks,
     targets::openssl,
-    world::{ACCOUNT, PATIENCE, World, text},
+    world::{ACCOUNT, World, text},
 };
 
 tests![
@@ -91,7 +91,7 @@ impl Scene {
         let world = &self.world;
         let neighbour = self.authority.issue(HOST);
         world.put_certificate("web", "www", &neighbour).await;
-        let status = look(world).await;
+        let status = world.look("web").await;
         self.is_held().await;
         let www = world.secret("web-www").await.expect("the neighbour's Secret");
         assert_eq!(text(&www, "tls.crt"), neighbour.certificate, "beside one with {reason}");
@@ -115,7 +115,7 @@ impl Scene {
         assert_eq!(ready.message, format!("{reason}: `tls`"));
 
         let mark = world.mark();
-        assert_eq!(one(&look(world).await, "tls"), tls, "{reason} a second time");
+        assert_eq!(one(&world.look("web").await, "tls"), tls, "{reason} a second time");
         assert_eq!(secret_writes(world, mark), Vec::<String>::new(), "{reason} a second time");
         self.is_held().await;
         tls
@@ -133,7 +133,7 @@ impl Scene {
         let world = &self.world;
         let good = self.authority.issue(HOST);
         world.put_certificate("web", "tls", &good).await;
-        let status = look(world).await;
+        let status = world.look("web").await;
         let secret = world.secret("web-tls").await.expect("the Secret");
         assert_eq!(secret.uid(), self.held.uid());
         assert_eq!(text(&secret, "tls.crt"), good.full_chain());
@@ -149,17 +149,6 @@ impl Scene {
         assert_eq!(status.summary.as_deref(), Some("2/2"));
         self.world.becomes("vaultcertsync/web", "Ready", "True", "Synced").await;
     }
-}
-
-/// Has the sync look now; its status once it has.
-async fn look(world: &World) -> VaultCertSyncStatus {
-    let asked = world.refresh("web").await;
-    world
-        .eventually("the look that was asked for", PATIENCE, async || {
-            let status = world.sync_status("web").await;
-            (status.last_handled_refresh.as_deref() == Some(&asked)).then_some(status)
-        })
-        .await
 }
 
 fn one(status: &VaultCertSyncStatus, name: &str) -> CertificateStatus {
@@ -186,7 +175,7 @@ async fn a_soft_deleted_entry_keeps_its_secret(world: World) {
     // The very version that the Secret holds is back: nothing has to be written.
     world.kv("undelete", "web", "tls", json!({"versions": [1]})).await;
     let mark = world.mark();
-    let status = look(&world).await;
+    let status = world.look("web").await;
     scene.is_well(&status).await;
     assert_eq!(secret_writes(&world, mark), Vec::<String>::new());
     scene.is_held().await;
@@ -236,7 +225,7 @@ async fn an_entry_that_is_named_but_absent_is_waited_for(world: World) {
 
     let found = authority.issue(HOST);
     world.put_certificate("web", "missing", &found).await;
-    assert_eq!(look(&world).await.summary.as_deref(), Some("2/2"));
+    assert_eq!(world.look("web").await.summary.as_deref(), Some("2/2"));
     world.delivered("web-missing", &found).await;
     world.ready("vaultcertsync/web").await;
 }
@@ -462,7 +451,7 @@ async fn an_entry_that_was_never_good_gets_no_secret(world: World) {
     for (name, ..) in &bad {
         world.put_certificate("web", name, &authority.issue(HOST)).await;
     }
-    assert_eq!(look(&world).await.summary.as_deref(), Some("5/5"));
+    assert_eq!(world.look("web").await.summary.as_deref(), Some("5/5"));
     world.ready("vaultcertsync/web").await;
     for (name, ..) in &bad {
         assert!(world.secret(&format!("web-{name}")).await.is_some());
@@ -492,7 +481,7 @@ async fn names_that_are_no_part_of_a_path_are_refused_and_stop_no_other(world: W
         .await
         .expect("Vault");
     let mark = world.mark();
-    let status = look(&world).await;
+    let status = world.look("web").await;
     for (_, name, outcome) in &names {
         assert!(listed.1["data"]["keys"].as_array().expect("names").contains(&json!(name)));
         let told = one(&status, name);
@@ -538,12 +527,12 @@ async fn an_entry_beyond_what_vault_stores_changes_nothing_and_a_large_one_is_de
     let body = json!({"data": with_note(1_200_000)});
     let (status, answer) = world.vault().post(&path, &body).await.expect("Vault");
     assert!(status >= 400, "Vault stored 1.2 MB: {status} {answer}");
-    let told = look(&world).await;
+    let told = world.look("web").await;
     scene.is_well(&told).await;
     scene.is_held().await;
     // What belongs to no pair may be as large as Vault takes it.
     scene.put(with_note(900_000)).await;
-    look(&world).await;
+    world.look("web").await;
     let secret = world.delivered("web-tls", &issued).await;
     assert_eq!(text(&secret, "tls.key"), issued.key);
     assert!(secret.data.is_some_and(|data| data.values().all(|value| value.0.len() < 10_000)));
@@ -554,7 +543,7 @@ async fn a_delivered_certificate_that_expires_is_told_and_replaced(world: World)
     let scene = Scene::set(&world).await;
     let short = scene.authority.leaf(HOST).valid_until(15).issue();
     world.put_certificate("web", "tls", &short).await;
-    look(&world).await;
+    world.look("web").await;
     let held = world.delivered("web-tls", &short).await;
     let expiring = world.becomes("vaultcertsync/web", "Expiring", "True", "Expiring").await;
     assert!(expiring.message.contains("`tls`"), "{}", expiring.message);
@@ -566,7 +555,7 @@ async fn a_delivered_certificate_that_expires_is_told_and_replaced(world: World)
     assert_eq!(secret_writes(&world, mark), Vec::<String>::new());
     // Nothing worse than what expired may come after it.
     scene.put(json!({"certificate": "see the wiki", "private_key": short.key})).await;
-    let status = look(&world).await;
+    let status = world.look("web").await;
     assert_eq!(one(&status, "tls").reason.as_deref(), Some("Malformed"));
     let secret = world.secret("web-tls").await.expect("the Secret");
     assert_eq!(secret.resource_version(), held.resource_version());

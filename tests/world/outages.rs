@@ -173,12 +173,7 @@ async fn a_stopped_vault_is_told_by_the_backend_at_once_and_by_syncs_in_time(wor
     let (authority, before) = delivered(&world).await;
     let asked = world.refresh("web").await;
     let read_after = now();
-    world
-        .eventually("the refresh to be done", PATIENCE, async || {
-            let status = world.sync_status("web").await;
-            (status.last_handled_refresh == Some(asked.clone())).then_some(())
-        })
-        .await;
+    world.looked("web", &asked).await;
     world.stage.lab.vault_server().stop().await.expect("Vault stops");
     let stopped = now();
 

@@ -15,7 +15,7 @@ use crate::{
     certificates::{Authority, Issued},
     leaks,
     manifest::{Manifest, secret},
-    world::{ACCOUNT, Condition, OTHER_ACCOUNT, PATIENCE, World},
+    world::{ACCOUNT, Condition, OTHER_ACCOUNT, World},
 };
 
 tests![
@@ -396,13 +396,7 @@ async fn the_key_id_of_another_tenant_gives_no_ride_on_his_session(world: World)
 
     // The owner's session is as it was: he looks without another login.
     let mark = world.mark();
-    let asked = world.refresh("web").await;
-    world
-        .eventually("the look that was asked for", PATIENCE, async || {
-            let status = world.sync_status("web").await;
-            (status.last_handled_refresh == Some(asked.clone())).then_some(())
-        })
-        .await;
+    world.look("web").await;
     world.ready("vaultcertsync/web").await;
     let requests = asked_by_syncs(&world, mark);
     let metadata = format!("{}/metadata/", world.kv_mount());

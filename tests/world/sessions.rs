@@ -91,13 +91,13 @@ async fn a_token_is_renewed_in_the_second_half_of_its_life(world: World) {
     let mark = world.mark();
     delivered(&world, json!({"token_ttl": LIFE, "token_max_ttl": "1h"})).await;
     sleep(YOUNG).await;
-    look(&world, "web").await;
+    world.look("web").await;
     assert_eq!((logins(&world, mark), renewals(&world, mark)), (1, 0));
     sleep(OLD - YOUNG).await;
-    look(&world, "web").await;
+    world.look("web").await;
     assert_eq!((logins(&world, mark), renewals(&world, mark)), (1, 1));
     sleep(DEAD - OLD).await;
-    look(&world, "web").await;
+    world.look("web").await;
     // Without the renewal it would be dead by now. On a slow machine it may be due for another.
     assert_eq!(logins(&world, mark), 1);
     assert!(renewals(&world, mark) >= 1);
@@ -123,10 +123,10 @@ async fn a_batch_token_is_replaced_at_two_thirds(world: World) {
     let mark = world.mark();
     delivered(&world, json!({"token_ttl": LIFE, "token_type": "batch"})).await;
     sleep(YOUNG).await;
-    look(&world, "web").await;
+    world.look("web").await;
     assert_eq!(logins(&world, mark), 1);
     sleep(OLD - YOUNG + 2).await;
-    look(&world, "web").await;
+    world.look("web").await;
     assert_eq!(logins(&world, mark), 2);
     // Both would be refused.
     assert_eq!((renewals(&world, mark), revocations(&world, mark)), (0, 0));
@@ -136,9 +136,9 @@ async fn a_limited_token_is_replaced_when_its_uses_are_spent_and_given_back(worl
     let mark = world.mark();
     // The data at first, the metadata at the second look, and one for the revocation.
     delivered(&world, json!({"token_ttl": "1h", "token_num_uses": 3})).await;
-    look(&world, "web").await;
+    world.look("web").await;
     assert_eq!(logins(&world, mark), 1);
-    look(&world, "web").await;
+    world.look("web").await;
     assert_eq!(logins(&world, mark), 2);
     world
         .eventually("the used token to be given back", PATIENCE, async || {
@@ -147,7 +147,7 @@ async fn a_limited_token_is_replaced_when_its_uses_are_spent_and_given_back(worl
         .await;
     assert_eq!(revocations(&world, mark), 1);
     for _ in 0..3 {
-        look(&world, "web").await;
+        world.look("web").await;
     }
     assert_eq!(logins(&world, mark), 3);
 }
@@ -156,7 +156,7 @@ async fn a_token_without_the_default_policy_is_replaced_where_it_would_be_renewe
     let mark = world.mark();
     delivered(&world, json!({"token_ttl": LIFE, "token_no_default_policy": true})).await;
     sleep(OLD).await;
-    look(&world, "web").await;
+    world.look("web").await;
     assert_eq!((logins(&world, mark), renewals(&world, mark)), (2, 1));
 }
 
@@ -167,7 +167,7 @@ async fn a_revoked_token_costs_one_login(world: World) {
     world.ready("vaultcertsync/other").await;
     let [accessor] = &tokens(&world).await[..] else { panic!("one token") };
     world.write("auth/token/revoke-accessor", json!({"accessor": accessor})).await;
-    tokio::join!(look(&world, "web"), look(&world, "other"));
+    tokio::join!(world.look("web"), world.look("other"));
     assert_eq!(logins(&world, mark), 2);
     // Again at once: this time they wait, as a token that dies again and again would be a storm.
     let [accessor] = &tokens(&world).await[..] else { panic!("one token") };
@@ -186,8 +186,8 @@ async fn a_forbidden_path_of_one_sync_costs_no_login(world: World) {
     spec["certificates"] = json!({"include": ["denied"]});
     world.sync("other").with("spec", spec).apply().await;
     world.certificate_becomes("other", "denied", "Refused", Some("SourceForbidden")).await;
-    look(&world, "other").await;
-    look(&world, "web").await;
+    world.look("other").await;
+    world.look("web").await;
     world.ready("vaultcertsync/web").await;
     assert_eq!(logins(&world, mark), 1);
     assert_eq!(tokens(&world).await.len(), 1);
@@ -303,17 +303,6 @@ async fn write_role(world: &World, name: &str, token: Value) {
     }
     let path = world.role_path(name);
     world.write(&path, role).await;
-}
-
-/// Has a sync look at Vault, and waits until it has.
-async fn look(world: &World, sync: &str) {
-    let asked = world.refresh(sync).await;
-    world
-        .eventually(&format!("sync {sync} to look"), PATIENCE, async || {
-            let status = world.sync_status(sync).await;
-            (status.last_handled_refresh.as_deref() == Some(&asked)).then_some(())
-        })
-        .await;
 }
 
 /// Logins at this world's AWS mount.

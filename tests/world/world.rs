@@ -512,6 +512,21 @@ impl World {
         value
     }
 
+    /// Has the sync look at once, and waits until it has; its status then.
+    pub(crate) async fn look(&self, sync: &str) -> VaultCertSyncStatus {
+        let asked = self.refresh(sync).await;
+        self.looked(sync, &asked).await
+    }
+
+    /// Waits until the sync has had the look that [`Self::refresh`] asked for; its status then.
+    pub(crate) async fn looked(&self, sync: &str, asked: &str) -> VaultCertSyncStatus {
+        self.eventually(&format!("the look of {sync} that was asked for"), PATIENCE, async || {
+            let status = self.sync_status(sync).await;
+            (status.last_handled_refresh.as_deref() == Some(asked)).then_some(status)
+        })
+        .await
+    }
+
     /// Asks the backend to compare all of Vault at once.
     pub(crate) async fn refresh_backend(&self) {
         let patch = json!({"metadata": {"annotations": {REFRESH_ANNOTATION: now().to_string()}}});

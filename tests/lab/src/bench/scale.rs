@@ -328,7 +328,8 @@ impl Bench<'_> {
         table.row("  created after, all seen Ready after", {
             format!("{}, {}", seconds(created), seconds(ready))
         });
-        let (least, n) = (bare.least(count as f64), count as f64);
+        let n = count as f64;
+        let least = bare.least(n);
         let [share, highest] = [all.as_secs_f64(), least].map(|seconds| bare.share(n, seconds));
         table.row("  share of the bare client, (2N/W)/t_all", format!("{share:.2}"));
         table.row(
