@@ -14,6 +14,7 @@ pub mod keystore;
 pub mod likeness;
 pub mod observe;
 pub mod pair;
+pub mod payload;
 pub mod plan;
 pub mod round;
 pub mod secrets;

@@ -11,27 +11,16 @@
 //! and an entry of its own for each predicate. What is left without it is [`run`], one task that
 //! owns a queue and starts passes.
 
-use std::{
-    any::Any,
-    collections::HashMap,
-    future::Future,
-    panic::AssertUnwindSafe,
-    pin::pin,
-    sync::Arc,
-    time::{Duration, Instant as Clock},
-};
+use std::{collections::HashMap, num::NonZeroUsize, pin::pin, sync::Arc, time::Duration};
 
-use futures::{FutureExt, Stream, StreamExt};
-use jiff::Timestamp;
+use futures::{Stream, StreamExt};
 use kube::{
     Resource,
-    api::{Patch, PatchParams},
-    core::{ObjectMeta, Request, object::HasStatus},
+    core::{ObjectMeta, object::HasStatus},
     runtime::reflector::ObjectRef,
 };
-use serde_json::json;
 use tokio::{
-    sync::watch::{Receiver, Sender},
+    sync::watch::Sender,
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
@@ -39,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 mod aside;
 pub mod condition;
+mod look;
 pub mod pass;
 mod queue;
 pub mod report;
@@ -50,30 +40,16 @@ pub use self::aside::aside;
 use self::{
     aside::Aside,
     condition::READY,
-    pass::{Cleanup, Next, Note, Outcome, Reconcile, Status},
+    look::{Ended, Pass, has_finalizer},
+    pass::{Next, Reconcile, Status},
     queue::{Queue, Urgency},
-    report::{Failure, Reporter, Written, judge},
-    watch::{Event, Kind, Stamp, Store, Watched, read_object},
+    report::Reporter,
+    watch::{Event, Stamp, Store, Watched},
 };
-use crate::{
-    clock,
-    crd::MANAGER,
-    fault::{Retry, chain},
-    leader::Leadership,
-    telemetry::Pulse,
-};
-
-/// The reason of a pass that did not end in time.
-pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
-/// The reason of a pass that panicked: a mistake in this program.
-pub const INTERNAL_ERROR: &str = "InternalError";
-/// The reason of a pass that could not set or take away its finalizer.
-pub const KUBERNETES_ERROR: &str = "KubernetesError";
+use crate::{clock, fault::Retry, leader::Leadership, telemetry::Pulse};
 
 /// How long running passes have to end after a stop was asked for.
 const DRAIN: Duration = Duration::from_secs(20);
-/// How long the finalizer may take to be written.
-const FINALIZER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Passes that wait aside count as waiting up to this many times the concurrency.
 const ASIDE: usize = 8;
 /// The same of passes that only have to tell what they did. One takes some 8 KiB.
@@ -89,8 +65,8 @@ const BEAT: Duration = Duration::from_secs(5);
 pub struct Shell {
     /// Where reports go, and the client that writes them.
     pub reporter: Reporter,
-    /// Passes of one kind that run at once, at least 1; those that wait [`aside`] not counted.
-    pub concurrency: usize,
+    /// Passes of one kind that run at once; those that wait [`aside`] not counted.
+    pub concurrency: NonZeroUsize,
     /// How long one pass may take.
     pub deadline: Duration,
     /// Ends the controllers.
@@ -191,8 +167,10 @@ struct Desk<R: Reconcile> {
 /// What is remembered of a resource from pass to pass.
 struct Memory<K> {
     generation: Option<i64>,
-    /// Failures in a row.
+    /// Failures in a row, each at a time of its own.
     attempts: u32,
+    /// When the next look is due because the last one failed.
+    retry_at: Option<Instant>,
     /// The resource as the last pass left it, as long as the watch has not caught up: a pass that
     /// starts from an older status would write, or do, something twice.
     written: Option<Arc<K>>,
@@ -202,22 +180,32 @@ impl<K> Memory<K> {
     fn is_blank(&self) -> bool {
         self.attempts == 0 && self.written.is_none()
     }
+
+    /// A look begins.
+    fn begins(&mut self, generation: Option<i64>, now: Instant) {
+        // What something else asks for before the retry is due takes its place, and is none more.
+        if self.retry_at.take().is_some_and(|due| now < due) {
+            self.attempts = self.attempts.saturating_sub(1);
+        }
+        if self.generation != generation {
+            self.generation = generation;
+            self.attempts = 0;
+        }
+    }
+
+    /// A look has ended; the next one is due then.
+    fn ends(&mut self, next: Next, due: Instant) {
+        (self.attempts, self.retry_at) = match next {
+            Next::Retry(_) => (self.attempts.saturating_add(1), Some(due)),
+            Next::Tick(_) | Next::In(_) | Next::WhenChanged => (0, None),
+        };
+    }
 }
 
 impl<K> Default for Memory<K> {
     fn default() -> Self {
-        Self { generation: None, attempts: 0, written: None }
+        Self { generation: None, attempts: 0, retry_at: None, written: None }
     }
-}
-
-/// How a pass ended.
-struct Ended<K: Kind> {
-    object: Arc<ObjectRef<K>>,
-    uid: String,
-    /// The resource as the pass left it, if it wrote to it.
-    written: Option<Box<K>>,
-    /// When to look again; `None`: there is nothing left to look at.
-    next: Option<Next>,
 }
 
 impl<R: Reconcile> Desk<R> {
@@ -295,10 +283,7 @@ impl<R: Reconcile> Desk<R> {
                 Some(written) if is_older(stored.meta(), written.meta()) => Arc::clone(written),
                 _ => stored,
             };
-            if memory.generation != resource.meta().generation {
-                memory.generation = resource.meta().generation;
-                memory.attempts = 0;
-            }
+            memory.begins(resource.meta().generation, now);
             let pass = Pass {
                 reconciler: Arc::clone(&self.reconciler),
                 reporter: self.shell.reporter.clone(),
@@ -317,18 +302,18 @@ impl<R: Reconcile> Desk<R> {
 
     /// Whether one more pass may keep its words back and give its place to another.
     fn may_hold_back(&self) -> bool {
-        self.aside.telling() < self.shell.concurrency.max(1) * TELLING
+        self.aside.telling() < self.shell.concurrency.get() * TELLING
     }
 
     /// The next to be looked at, of a namespace that has not all places but the last ones.
     fn next(&mut self, now: Instant) -> Option<Arc<ObjectRef<R::Resource>>> {
-        self.queue.limit_each(self.places() - self.shell.concurrency / LEFT_TO_OTHERS);
+        self.queue.limit_each(self.places() - self.shell.concurrency.get() / LEFT_TO_OTHERS);
         self.queue.take(now)
     }
 
     /// How many passes may run, those that wait aside among them.
     fn places(&self) -> usize {
-        let concurrency = self.shell.concurrency.max(1);
+        let concurrency = self.shell.concurrency.get();
         concurrency
             + self.aside.waiting().min(concurrency * ASIDE)
             + self.aside.telling().min(concurrency * TELLING)
@@ -377,14 +362,12 @@ impl<R: Reconcile> Desk<R> {
             Next::In(_) | Next::Retry(_) if memory.attempts < 3 => Urgency::Woken,
             Next::In(_) | Next::Retry(_) => Urgency::Routine,
         };
-        memory.attempts = match next {
-            Next::Retry(_) => memory.attempts.saturating_add(1),
-            Next::Tick(_) | Next::In(_) | Next::WhenChanged => 0,
-        };
+        let due = Instant::now() + delay;
+        memory.ends(next, due);
         if memory.is_blank() {
             self.known.remove(&object);
         }
-        self.queue.add(&object, urgency, Instant::now() + delay);
+        self.queue.add(&object, urgency, due);
     }
 
     /// Lets running passes end, within bounds.
@@ -402,273 +385,6 @@ impl<R: Reconcile> Desk<R> {
             self.passes.shutdown().await;
         }
     }
-}
-
-/// One look at one resource.
-struct Pass<R: Reconcile> {
-    reconciler: Arc<R>,
-    reporter: Reporter,
-    store: Store<R::Resource>,
-    deadline: Duration,
-    now: Timestamp,
-    /// Whether deeds wait that go before words.
-    rush: Receiver<bool>,
-}
-
-/// The pass metric's label, the resource as it was written, when to look again.
-type Told<K> = (&'static str, Option<Box<K>>, Option<Next>);
-
-/// What became of a change to the list of finalizers.
-enum Finalizer<K> {
-    Stands,
-    Changed(Box<K>),
-    /// Somebody else changed the resource meanwhile.
-    Outrun,
-    Gone,
-}
-
-impl<R: Reconcile> Pass<R> {
-    /// Runs to the end whatever happens: a panic ends this pass and nothing else.
-    async fn run(
-        self,
-        object: Arc<ObjectRef<R::Resource>>,
-        resource: Arc<R::Resource>,
-    ) -> Ended<R::Resource> {
-        let began = Clock::now();
-        let _at_work = self.reporter.at_work();
-        let kind = R::Resource::kind(&());
-        let uid = resource.meta().uid.clone().unwrap_or_default();
-        let looked = AssertUnwindSafe(self.look(&object, &resource)).catch_unwind().await;
-        let (result, written, next) = looked.unwrap_or_else(|panic| {
-            tracing::error!(%kind, %object, panic = said(&*panic), "the report of a pass panicked");
-            ("panicked", None, Some(Next::Retry(Retry::Slowly)))
-        });
-        self.reporter.metrics().pass_ended(&kind, result, began.elapsed());
-        Ended { object, uid, written, next }
-    }
-
-    /// Each part has a place of its own, and only while it lasts: hundreds of passes may wait at once,
-    /// and one that waits is not to hold the room for all that it might do.
-    async fn look(
-        &self,
-        object: &ObjectRef<R::Resource>,
-        resource: &R::Resource,
-    ) -> Told<R::Resource> {
-        if resource.meta().deletion_timestamp.is_some() {
-            return Box::pin(self.let_go(object, resource)).await;
-        }
-        // Before the first apply: what it leaves outside must not outlive the resource.
-        match self.finalizer(resource, true).await {
-            Ok(Finalizer::Stands) => {
-                let verdict =
-                    self.within(Box::pin(self.reconciler.apply(resource, self.now))).await;
-                Box::pin(self.tell(object, resource, verdict, None)).await
-            }
-            Ok(Finalizer::Changed(changed)) => {
-                let verdict =
-                    self.within(Box::pin(self.reconciler.apply(&changed, self.now))).await;
-                let resource = changed.clone();
-                Box::pin(self.tell(object, &resource, verdict, Some(changed))).await
-            }
-            Ok(Finalizer::Outrun) => outrun(),
-            Ok(Finalizer::Gone) => ("gone", None, None),
-            Err(failure) => Box::pin(self.tell(object, resource, Err(failure), None)).await,
-        }
-    }
-
-    /// The resource is being deleted.
-    async fn let_go(
-        &self,
-        object: &ObjectRef<R::Resource>,
-        resource: &R::Resource,
-    ) -> Told<R::Resource> {
-        if !has_finalizer::<R>(resource.meta()) {
-            return ("gone", None, None); // Others may still hold it; nothing of ours is left.
-        }
-        let verdict = match self.within(self.reconciler.cleanup(resource, self.now)).await {
-            Err(failure) => Err(failure),
-            Ok(Cleanup::NotYet(outcome)) => Ok(outcome),
-            Ok(Cleanup::Done(note)) => {
-                let notes: Vec<Note> = note.into_iter().collect();
-                match self.finalizer(resource, false).await {
-                    Err(failure) => Err(failure),
-                    Ok(Finalizer::Outrun) => return outrun(),
-                    Ok(Finalizer::Changed(_) | Finalizer::Stands | Finalizer::Gone) => {
-                        if notes.iter().any(|note| note.warning) {
-                            self.reporter.metrics().orphaned(&R::Resource::kind(&()));
-                        }
-                        self.say_farewell(object, resource, notes).await;
-                        return ("released", None, None);
-                    }
-                }
-            }
-        };
-        self.tell(object, resource, verdict, None).await
-    }
-
-    /// The last events about a resource, or about its witness, who then has to be told of whom.
-    async fn say_farewell(
-        &self,
-        object: &ObjectRef<R::Resource>,
-        resource: &R::Resource,
-        mut notes: Vec<Note>,
-    ) {
-        let Some(witness) = self.reconciler.witness(resource) else {
-            return self.reporter.notes(resource, &notes, self.now).await;
-        };
-        let kind = R::Resource::kind(&());
-        let namespace = object.namespace.as_deref().unwrap_or_default();
-        for note in &mut notes {
-            note.message = format!("{kind} `{namespace}/{}`: {}", object.name, note.message);
-        }
-        self.reporter.notes_about(&witness, &notes, self.now).await;
-    }
-
-    /// The kind's part: under the deadline, and with its panics caught.
-    async fn within<T, E: Into<Failure>>(
-        &self,
-        part: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, Failure> {
-        match timeout(self.deadline, AssertUnwindSafe(part).catch_unwind()).await {
-            Ok(Ok(verdict)) => verdict.map_err(Into::into),
-            Ok(Err(panic)) => {
-                tracing::error!(panic = said(&*panic), "a pass panicked");
-                Err(Failure {
-                    reason: INTERNAL_ERROR,
-                    message: "a mistake in the operator ended the pass, see its log".to_owned(),
-                    retry: Retry::Slowly,
-                    shared: false,
-                })
-            }
-            Err(_) => Err(Failure {
-                reason: DEADLINE_EXCEEDED,
-                message: format!("the pass did not end within {}s", self.deadline.as_secs()),
-                retry: Retry::Soon,
-                shared: false,
-            }),
-        }
-    }
-
-    /// Tells what was found: status first, since it is what others act on.
-    async fn tell(
-        &self,
-        object: &ObjectRef<R::Resource>,
-        resource: &R::Resource,
-        verdict: Result<Outcome<R::Status>, Failure>,
-        written: Option<Box<R::Resource>>,
-    ) -> Told<R::Resource> {
-        let kind = R::Resource::kind(&());
-        let unknown = R::Status::default();
-        let stands = resource.status();
-        let previous = stands.unwrap_or(&unknown);
-        let generation = resource.meta().generation.unwrap_or_default();
-        let report = judge(verdict, previous, generation, self.now);
-        if let Some(ready) = condition::find(report.status.conditions(), READY)
-            && report.result == "failed"
-        {
-            // Once aloud, then only for those who look closely.
-            let error = &ready.message;
-            if report.notes.is_empty() {
-                tracing::debug!(%kind, %object, reason = ready.reason, error, "pass failed again");
-            } else {
-                tracing::warn!(%kind, %object, reason = ready.reason, error, "pass failed");
-            }
-        }
-        if let Some(reason) = report.refused {
-            self.reporter.metrics().refused(&kind, reason);
-        }
-        let stored = || self.store.fetch(object);
-        let told = self.reporter.status(resource, stands, &report.status, stored, &self.rush);
-        match told.await {
-            Ok(Written::Unchanged) => {
-                self.reporter.notes(resource, &report.notes, self.now).await;
-                (report.result, written, Some(report.next))
-            }
-            Ok(Written::Changed(current)) => {
-                self.reporter.notes(resource, &report.notes, self.now).await;
-                (report.result, Some(current), Some(report.next))
-            }
-            Ok(Written::Outrun) => outrun(),
-            Ok(Written::Gone) => {
-                self.reporter
-                    .metrics()
-                    .forgotten(&kind, resource.meta().uid.as_deref().unwrap_or(""));
-                ("gone", None, None)
-            }
-            Err(error) => {
-                tracing::warn!(%kind, %object, error = chain(&error), "report failed");
-                ("unreported", written, Some(Next::Retry(Retry::Soon)))
-            }
-        }
-    }
-
-    /// Sets our finalizer, or takes it away, unless it stands so already or the kind has none. The
-    /// patch names the version it was made from: the list is replaced whole, and somebody else's
-    /// finalizer must not be lost.
-    async fn finalizer(
-        &self,
-        resource: &R::Resource,
-        wanted: bool,
-    ) -> Result<Finalizer<R::Resource>, Failure> {
-        match R::FINALIZER {
-            Some(ours) if has_finalizer::<R>(resource.meta()) != wanted => {
-                Box::pin(self.change_finalizer(resource, ours, wanted)).await
-            }
-            _ => Ok(Finalizer::Stands),
-        }
-    }
-
-    async fn change_finalizer(
-        &self,
-        resource: &R::Resource,
-        ours: &str,
-        wanted: bool,
-    ) -> Result<Finalizer<R::Resource>, Failure> {
-        let meta = resource.meta();
-        let mut finalizers = meta.finalizers.clone().unwrap_or_default();
-        finalizers.retain(|finalizer| finalizer != ours);
-        if wanted {
-            finalizers.push(ours.to_owned());
-        }
-        let patch = Patch::Merge(json!({
-            "metadata": {"finalizers": finalizers, "resourceVersion": meta.resource_version, "uid": meta.uid}
-        }));
-        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() };
-        let name = meta.name.as_deref().unwrap_or_default();
-        let request = Request::new(R::Resource::url_path(&(), meta.namespace.as_deref()))
-            .patch(name, &params, &patch)
-            .map_err(|error| unreachable_kubernetes(chain(&error)))?;
-        let changing = async {
-            let text = self.reporter.client().request_text(request).await?;
-            read_object::<R::Resource>(&text).map_err(kube::Error::SerdeError)
-        };
-        match timeout(FINALIZER_TIMEOUT, changing).await {
-            Ok(Ok(changed)) => Ok(Finalizer::Changed(Box::new(changed))),
-            Ok(Err(kube::Error::Api(said))) if said.code == 404 => Ok(Finalizer::Gone),
-            Ok(Err(kube::Error::Api(said))) if said.code == 409 => Ok(Finalizer::Outrun),
-            Ok(Err(error)) => Err(unreachable_kubernetes(chain(&error))),
-            Err(_) => Err(unreachable_kubernetes("no answer".to_owned())),
-        }
-    }
-}
-
-/// The pass started from an old version: the watch will bring the new one in a moment.
-const fn outrun<K>() -> Told<K> {
-    ("outrun", None, Some(Next::Retry(Retry::Soon)))
-}
-
-fn unreachable_kubernetes(error: String) -> Failure {
-    Failure {
-        reason: KUBERNETES_ERROR,
-        message: format!("changing the finalizer: {error}"),
-        retry: Retry::Soon,
-        shared: false,
-    }
-}
-
-fn has_finalizer<R: Reconcile>(meta: &ObjectMeta) -> bool {
-    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
-    R::FINALIZER.is_some_and(|ours| finalizers.iter().any(|finalizer| finalizer == ours))
 }
 
 /// The interval of a resource that, as it stands, needs no look before its tick.
@@ -695,16 +411,11 @@ fn is_older(one: &ObjectMeta, other: &ObjectMeta) -> bool {
     Stamp::of(one).is_older(Stamp::of(other))
 }
 
-fn said(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a text")
-}
-
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
+    use self::pass::{Cleanup, Outcome};
     use super::*;
 
     fn meta(version: &str) -> ObjectMeta {
@@ -834,6 +545,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_look_that_something_else_asked_for_does_not_put_the_next_one_off() {
+        let begun = Instant::now();
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        let failed = Next::Retry(Retry::Slowly);
+        let mut memory = Memory::<Stone>::default();
+        let mut look = |at, due| {
+            memory.begins(Some(1), after(at));
+            memory.ends(failed, after(due));
+            memory.attempts
+        };
+        assert_eq!(look(0, 30), 1);
+        assert_eq!(look(10, 40), 1, "in its place");
+        assert_eq!(look(39, 69), 1, "and again");
+        assert_eq!(look(69, 129), 2, "the one that was due");
+        assert_eq!(look(130, 250), 3);
+        memory.begins(Some(2), after(140));
+        assert_eq!(memory.attempts, 0, "another generation");
+    }
+
     /// A controller must be a task of its own: this compiles only if it is `Send`.
     #[expect(dead_code, reason = "only compiled")]
     fn a_controller_can_be_spawned(stones: Watched<Stone>, shell: Shell) {
@@ -871,12 +602,5 @@ mod tests {
         assert!(!is_older(&meta("x"), &meta("10")), "not a number: trust the watch");
         let successor = ObjectMeta { uid: Some("v".to_owned()), ..meta("10") };
         assert!(!is_older(&meta("9"), &successor));
-    }
-
-    #[test]
-    fn a_panic_is_quoted() {
-        assert_eq!(said(&"index out of bounds"), "index out of bounds");
-        assert_eq!(said(&"owned".to_owned()), "owned");
-        assert_eq!(said(&7), "without a text");
     }
 }

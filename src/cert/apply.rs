@@ -25,7 +25,8 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use super::{
-    plan::{Action, Held, Payload, Plan, Step, Surplus, refused},
+    payload::Payload,
+    plan::{Action, Held, Plan, Step, Surplus, refused},
     secrets::{View, seen},
 };
 use crate::crd::{CertificateStatus, MANAGER, SyncReason};

@@ -18,10 +18,8 @@ use super::{
     desired::{Desired, Pkcs12, is_path},
     entry, keystore,
     pair::{self, Clock, Rules},
-    plan::{
-        self, Entry, Held, METADATA_ANNOTATION, Managed, OWNER_ANNOTATION, Observed, Payload,
-        Source, Standing,
-    },
+    payload::{MANAGED_LABEL, METADATA_ANNOTATION, Managed, OWNER_ANNOTATION, Payload, SYNC_LABEL},
+    plan::{self, Entry, Held, Observed, Source, Standing},
     round::{Need, Round},
     secrets::{Seen, View},
 };
@@ -539,7 +537,7 @@ fn standing(secret: Secret, seen: Seen, desired: &Desired) -> Standing {
         .unwrap_or_default();
     let wanted = Managed::of(desired);
     managed.labels.extend(wanted.labels);
-    managed.labels.extend([plan::MANAGED_LABEL.to_owned(), plan::SYNC_LABEL.to_owned()]);
+    managed.labels.extend([MANAGED_LABEL.to_owned(), SYNC_LABEL.to_owned()]);
     managed.annotations.extend(wanted.annotations);
     managed
         .annotations

@@ -16,7 +16,7 @@ use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::Obje
 use kube::{core::PartialObjectMeta, runtime::reflector::ObjectRef};
 use tokio::time::{Instant, sleep};
 
-use super::plan::{OWNER_ANNOTATION, SYNC_LABEL};
+use super::payload::{OWNER_ANNOTATION, SYNC_LABEL};
 use crate::{
     controller::watch::{Access, Event, Subscription, Watched, object_ref},
     crd::VaultCertSync,

@@ -1,6 +1,6 @@
 //! `vault-aws run`: settings → clients → controllers and the admin server → graceful stop.
 
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, io, num::NonZeroUsize, time::Duration};
 
 use kube::{Client, Config};
 use tokio::{
@@ -232,7 +232,9 @@ impl Operator {
         self.vitals.needs_pulse(kind, pulse.clone());
         Shell {
             reporter: self.reporter.clone(),
-            concurrency: usize::from(self.args.concurrency),
+            // The command line takes no 0.
+            concurrency: NonZeroUsize::new(self.args.concurrency.into())
+                .unwrap_or(NonZeroUsize::MIN),
             deadline: PASS_DEADLINE,
             shutdown: self.shutdown.clone(),
             leadership: self.clients.leadership.clone(),

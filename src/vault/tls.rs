@@ -133,7 +133,7 @@ pub(super) fn http_client(
         .redirect(redirect::Policy::none())
         .referer(false)
         .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout / 2))
-        .pool_idle_timeout(Duration::from_secs(60))
+        .pool_idle_timeout(Duration::from_secs(15))
         .pool_max_idle_per_host(8)
         .user_agent(concat!("vault-aws-operator/", env!("CARGO_PKG_VERSION")));
     match &liberties.proxy {

@@ -252,6 +252,26 @@ impl Log {
         // A watch that still runs has begun only.
         let mut kubernetes = asked(audit::Stage::Ended);
         kubernetes.extend(asked(audit::Stage::Begun));
+        // An API server that is not ready yet knows no roles.
+        let is_early = |request: &KubernetesRequest| {
+            request.forbidden.is_some() && lab.apiserver().was_starting(request.time)
+        };
+        let n = kubernetes.len();
+        for r in &kubernetes {
+            if r.forbidden.is_some() {
+                eprintln!(
+                    "DEBUG early={} {} {} {} {} {:?}",
+                    is_early(r),
+                    r.time,
+                    r.verb,
+                    r.resource,
+                    r.namespace,
+                    r.forbidden
+                );
+            }
+        }
+        kubernetes.retain(|request| !is_early(request));
+        eprintln!("DEBUG {} -> {}", n, kubernetes.len());
         Self {
             vault: vault.into_iter().filter_map(|one| Some((world_of(&one)?, one))).collect(),
             kubernetes,
@@ -279,8 +299,7 @@ fn refused_nothing(logs: &[Log]) {
         }
         for request in &log.kubernetes {
             let KubernetesRequest { verb, resource, namespace, name, user, .. } = request;
-            // An API server that has just started knows no roles yet: what it lets through later is
-            // no refusal.
+            // What is let through later was granted meanwhile.
             let came = |later: &KubernetesRequest| {
                 (&later.user, &later.verb, &later.resource, &later.namespace)
                     == (user, verb, resource, namespace)
@@ -289,7 +308,10 @@ fn refused_nothing(logs: &[Log]) {
             };
             let is_refused = request.forbidden.is_some() && !log.kubernetes.iter().any(came);
             if is_refused && !is_meant(namespace) && !is_meant(name) {
-                refused.insert(format!("Kubernetes: {user}: {verb} {resource} {namespace}/{name}"));
+                let (why, when) = (request.forbidden.as_deref().unwrap_or_default(), request.time);
+                refused.insert(format!(
+                    "Kubernetes: {user}: {verb} {resource} {namespace}/{name} at {when}: {why}"
+                ));
             }
         }
     }

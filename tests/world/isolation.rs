@@ -274,10 +274,10 @@ async fn a_policy_that_does_not_exist_is_not_attached(world: World) {
     assert!(said.contains("does not exist"), "{said}");
     world.becomes("vaultawsrole/web", "Reconciling", "True", "NotIsolated").await;
     put(&world, "later", &rule("pki/issue/web", &["update"])).await;
-    // Nobody watches Vault's policies: the next look comes half a minute after the first that failed, and
-    // after twice as long if something else caused one in between.
+    // Nobody watches Vault's policies: the next look comes half a minute after the one that failed, or after
+    // another that something else asked for meanwhile.
     world
-        .eventually("the role to be ready", Duration::from_secs(150), async || {
+        .eventually("the role to be ready", Duration::from_secs(90), async || {
             world
                 .condition("vaultawsrole/web", "Ready")
                 .await

@@ -5,10 +5,12 @@ use crate::{
     cert::{
         desired::{Identity, Override, Pkcs12, Selection, Target, Validation},
         entry::{self, Overrides},
+        keystore,
         pair::{
             self, Clock, Rules,
             fixtures::{Authority, Leaf, now},
         },
+        payload::{METADATA_ANNOTATION, Managed, OWNER_ANNOTATION},
     },
     crd::Partition,
     naming::IamRole,

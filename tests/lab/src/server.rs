@@ -2,12 +2,14 @@
 
 use std::{
     fs,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     process::{Child, ExitStatus},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
@@ -32,6 +34,8 @@ pub struct Server {
     /// Where `cargo lab status` finds the pid.
     pid_file: PathBuf,
     child: Mutex<Option<Child>>,
+    /// From each start until it answered.
+    starts: Mutex<Vec<RangeInclusive<Timestamp>>>,
 }
 
 /// When a server counts as started.
@@ -60,6 +64,7 @@ impl Server {
             log: folder.join("log").join(format!("{name}.log")),
             pid_file: folder.join("pid").join(name),
             child: Mutex::new(None),
+            starts: Mutex::default(),
         }
     }
 
@@ -91,6 +96,7 @@ impl Server {
     /// Starts it, unless it runs, and returns once it answers. Vault then is sealed. One that was frozen
     /// goes on.
     pub async fn start(&self) -> Result<()> {
+        let begun = Timestamp::now();
         if self.resume().is_err() {
             let log = files::open_to_append(&self.log)?;
             let child = keeper::spawn(&self.program, log)
@@ -101,7 +107,14 @@ impl Server {
             let seen = SeenServer { name: self.name.to_owned(), pid, port: self.port };
             folder::record_server(&self.pid_file, &seen)?;
         }
-        self.answers().await
+        self.answers().await?;
+        self.starts().push(begun..=Timestamp::now());
+        Ok(())
+    }
+
+    /// Whether it had been started at that moment and was not ready yet.
+    pub fn was_starting(&self, at: Timestamp) -> bool {
+        self.starts().iter().any(|start| start.contains(&at))
     }
 
     /// Waits until it answers, for example after [`Server::resume`].
@@ -195,6 +208,10 @@ impl Server {
     fn forget(&self) {
         *self.child() = None;
         let _ = fs::remove_file(&self.pid_file);
+    }
+
+    fn starts(&self) -> MutexGuard<'_, Vec<RangeInclusive<Timestamp>>> {
+        self.starts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn child(&self) -> MutexGuard<'_, Option<Child>> {

@@ -339,6 +339,14 @@ impl Bench<'_> {
         table.row("  CPU in t_all", settled.told());
         per(table, "create", &asked, count);
         self.memory(&format!("with {count}"));
+        // What was needed for that alone is given back, connections among it.
+        story
+            .step("a rest", async {
+                tokio::time::sleep(AFTER).await;
+                Ok(())
+            })
+            .await?;
+        self.memory(&format!("with {count}, {} s later", AFTER.as_secs()));
         Ok(())
     }
 
