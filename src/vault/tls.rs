@@ -15,7 +15,7 @@ use rustls::{
 };
 
 use super::{
-    CONNECT_TIMEOUT, ForwardProxy, Liberties, Settings,
+    AT_ONCE, CONNECT_TIMEOUT, ForwardProxy, IDLE, Liberties, Settings,
     error::{Cause, Step},
 };
 use crate::{
@@ -133,8 +133,8 @@ pub(super) fn http_client(
         .redirect(redirect::Policy::none())
         .referer(false)
         .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout / 2))
-        .pool_idle_timeout(Duration::from_secs(15))
-        .pool_max_idle_per_host(8)
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(AT_ONCE)
         .user_agent(concat!("vault-aws-operator/", env!("CARGO_PKG_VERSION")));
     match &liberties.proxy {
         ForwardProxy::OfEnvironment => {}

@@ -158,7 +158,8 @@ impl<'a> Crowd<'a> {
             times.entry(name).or_insert(1);
         }
         assert_eq!(times.len(), expected, "{times:?}");
-        assert!(times.values().all(|times| *times == 1), "{times:?}");
+        times.retain(|_, times| *times > 1);
+        assert!(times.is_empty(), "made again: {times:?} among {made:?}");
     }
 
     /// The names of the Secrets that were made, and whether the request was cut off.
@@ -178,8 +179,8 @@ impl<'a> Crowd<'a> {
             let path = &request.path;
             assert!(path.starts_with("sys/policies/acl/") || path.contains("/role/"), "{path}");
             assert!(!request.is_forbidden(), "{request:?}");
-            // So Vault calls what it breaks off since nobody waits for it any more.
-            let is_cut = request.error.contains("context canceled");
+            // So Vault calls what it breaks off since nobody waits for it any more, if it logs that at all.
+            let is_cut = request.error.contains("context canceled") || !request.is_answered;
             (request.path, is_cut)
         };
         requests.map(of_vault).collect()

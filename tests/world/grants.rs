@@ -256,22 +256,7 @@ impl Log {
         let is_early = |request: &KubernetesRequest| {
             request.forbidden.is_some() && lab.apiserver().was_starting(request.time)
         };
-        let n = kubernetes.len();
-        for r in &kubernetes {
-            if r.forbidden.is_some() {
-                eprintln!(
-                    "DEBUG early={} {} {} {} {} {:?}",
-                    is_early(r),
-                    r.time,
-                    r.verb,
-                    r.resource,
-                    r.namespace,
-                    r.forbidden
-                );
-            }
-        }
         kubernetes.retain(|request| !is_early(request));
-        eprintln!("DEBUG {} -> {}", n, kubernetes.len());
         Self {
             vault: vault.into_iter().filter_map(|one| Some((world_of(&one)?, one))).collect(),
             kubernetes,

@@ -2,7 +2,7 @@
 //! both, for tests, for the demo and for measuring.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io::{Read as _, Seek as _, SeekFrom},
     path::Path,
@@ -66,6 +66,8 @@ pub struct VaultRequest {
     pub policies: Vec<String>,
     /// What Vault said, if it refused or failed.
     pub error: String,
+    /// Whether an answer was logged. There is none where the client had gone before Vault was done.
+    pub is_answered: bool,
 }
 
 impl VaultRequest {
@@ -103,14 +105,14 @@ fn vault_requests(entries: &[Value]) -> Vec<VaultRequest> {
             errors.insert(id, error);
         }
     }
-    let error = |entry: &Value| {
-        let id = entry["request"]["id"].as_str().unwrap_or_default();
-        errors.get(id).copied().unwrap_or_default().to_owned()
-    };
+    let answers = entries.iter().filter(|entry| entry["type"] == "response");
+    let answered: HashSet<&str> =
+        answers.filter_map(|entry| entry["request"]["id"].as_str()).collect();
     entries
         .iter()
         .filter(|entry| entry["type"] == "request" && entry["auth"]["display_name"] != "root")
-        .map(|entry| VaultRequest {
+        .map(|entry| (entry, entry["request"]["id"].as_str().unwrap_or_default()))
+        .map(|(entry, id)| VaultRequest {
             operation: text(&entry["request"]["operation"]),
             path: text(&entry["request"]["path"]),
             fields: entry["request"]["data"]
@@ -122,7 +124,8 @@ fn vault_requests(entries: &[Value]) -> Vec<VaultRequest> {
                 .as_array()
                 .map(|policies| policies.iter().map(text).collect())
                 .unwrap_or_default(),
-            error: error(entry),
+            error: errors.get(id).copied().unwrap_or_default().to_owned(),
+            is_answered: answered.contains(id),
         })
         .collect()
 }
@@ -260,5 +263,7 @@ mod tests {
             .map(|request| request.path.as_str())
             .collect();
         assert_eq!(forbidden, ["denied", "late"]);
+        let unanswered = requests.iter().filter(|one| !one.is_answered).map(|one| &*one.path);
+        assert_eq!(unanswered.collect::<Vec<_>>(), ["denied", "dead"]);
     }
 }
