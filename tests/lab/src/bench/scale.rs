@@ -52,6 +52,8 @@ const LOADERS: usize = 16;
 const FILLERS: usize = 16;
 /// How long requests after a restart and a relist are counted.
 const AFTER: Duration = Duration::from_secs(30);
+/// How long it takes until connections that were needed for a creation are given back, and all else.
+const SETTLED: Duration = Duration::from_secs(60);
 /// So long that hardly a refresh is due while something else is measured.
 const LONG: &str = "8000h";
 /// The interval at which unchanged refreshes are counted.
@@ -339,14 +341,12 @@ impl Bench<'_> {
         table.row("  CPU in t_all", settled.told());
         per(table, "create", &asked, count);
         self.memory(&format!("with {count}"));
-        // What was needed for that alone is given back, connections among it.
-        story
-            .step("a rest", async {
-                tokio::time::sleep(AFTER).await;
-                Ok(())
-            })
-            .await?;
-        self.memory(&format!("with {count}, {} s later", AFTER.as_secs()));
+        let rest = async {
+            tokio::time::sleep(SETTLED).await;
+            Ok(())
+        };
+        story.step("a rest", rest).await?;
+        self.memory(&format!("with {count}, {} s later", SETTLED.as_secs()));
         Ok(())
     }
 
