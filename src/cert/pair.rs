@@ -144,7 +144,7 @@ fn the_leaf<'c, 'a>(
     let mut leaves = certificates.iter().filter(|one| of_key(one));
     let proven = leaves.next().filter(|leaf| key.proves(leaf.x509.public_key()));
     let Some(leaf) = proven else {
-        let first = certificates.first().map_or(key.field, Certificate::field);
+        let first = certificates.first().map_or(key.field, |one| one.field());
         let (key, certificate) = (key.field.clone(), first.clone());
         return Err(Refusal::KeyMismatch { key, certificate });
     };
@@ -193,7 +193,10 @@ fn check_time(served: &[&Certificate<'_>], now: Timestamp) -> Result<(), Refusal
 
 /// How many certificates the leaf does not lead to, and a note on everything left out. The root
 /// that the chain ends at is neither: it is expected in an entry, and expected not to be served.
-fn left_out(certificates: &[Certificate<'_>], served: &[&Certificate<'_>]) -> (usize, Vec<String>) {
+fn left_out<'a>(
+    certificates: &[Certificate<'a>],
+    served: &[&Certificate<'a>],
+) -> (usize, Vec<String>) {
     let mut unrelated = 0;
     let mut notes = Vec::new();
     for one in certificates {

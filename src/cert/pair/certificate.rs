@@ -1,5 +1,7 @@
 //! One X.509 certificate: its facts, and whether another one signed it.
 
+use std::{cell::RefCell, ptr};
+
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -37,6 +39,9 @@ pub(super) struct Certificate<'a> {
     pub(super) is_marked_ca: bool,
     key_id: Option<&'a [u8]>,
     issuer_key_id: Option<&'a [u8]>,
+    /// Whose keys its signature was checked with, and what came of it: several questions ask it, and the
+    /// check is the dearest part of an answer.
+    checked: RefCell<Vec<(&'a FoundCertificate, Option<bool>)>>,
 }
 
 impl<'a> Certificate<'a> {
@@ -84,6 +89,7 @@ impl<'a> Certificate<'a> {
             is_marked_ca,
             key_id,
             issuer_key_id,
+            checked: RefCell::default(),
             x509,
         })
     }
@@ -104,7 +110,7 @@ impl<'a> Certificate<'a> {
     }
 
     /// Whether this certificate's key signed `other`, by names, key identifiers and signature.
-    pub(super) fn signed(&self, other: &Certificate<'_>) -> bool {
+    pub(super) fn signed(&self, other: &Self) -> bool {
         self.is_named_as_issuer_of(other) && self.verifies(other) == Some(true)
     }
 
@@ -114,7 +120,7 @@ impl<'a> Certificate<'a> {
         self.is_named_as_issuer_of(self) && self.verifies(self).unwrap_or(true)
     }
 
-    fn is_named_as_issuer_of(&self, other: &Certificate<'_>) -> bool {
+    fn is_named_as_issuer_of(&self, other: &Self) -> bool {
         let same_key = match (self.key_id, other.issuer_key_id) {
             (Some(mine), Some(theirs)) => mine == theirs,
             _ => true,
@@ -123,7 +129,17 @@ impl<'a> Certificate<'a> {
     }
 
     /// Whether the signature on `other` verifies; `None` if its algorithm is not known.
-    fn verifies(&self, other: &Certificate<'_>) -> Option<bool> {
+    fn verifies(&self, other: &Self) -> Option<bool> {
+        let is_mine = |(by, _): &&(&FoundCertificate, _)| ptr::eq(*by, self.found);
+        let known = other.checked.borrow().iter().find(is_mine).map(|(_, result)| *result);
+        known.unwrap_or_else(|| {
+            let result = self.check(other);
+            other.checked.borrow_mut().push((self.found, result));
+            result
+        })
+    }
+
+    fn check(&self, other: &Self) -> Option<bool> {
         let algorithm = self.algorithm_for(other)?;
         let key = &*self.x509.public_key().subject_public_key.data;
         let signed = other.x509.tbs_certificate.as_ref();
@@ -135,7 +151,7 @@ impl<'a> Certificate<'a> {
     ///
     /// SHA-1 is here so that an old root is recognised as one; the leaf's own signature has passed
     /// [`Certificate::weak_hash`] before.
-    fn algorithm_for(&self, other: &Certificate<'_>) -> Option<&'static dyn VerificationAlgorithm> {
+    fn algorithm_for(&self, other: &Self) -> Option<&'static dyn VerificationAlgorithm> {
         let signature = &other.x509.signature_algorithm;
         let curve = self.x509.public_key().algorithm.parameters.as_ref();
         let curve = curve.and_then(|parameters| parameters.as_oid().ok());

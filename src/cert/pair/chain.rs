@@ -45,7 +45,7 @@ pub(super) fn is_same_ca(one: &Certificate<'_>, other: &Certificate<'_>) -> bool
 /// Mostly it signed the chain's top. It may as well be a CA of the chain itself, since trusting it
 /// verifies the leaf too: `issuing_ca` of Vault's PKI engine is an intermediate. And it may be the
 /// self-signed form of a root whose cross-signed form is the chain's top.
-pub(super) fn anchors(certificate: &Certificate<'_>, served: &[&Certificate<'_>]) -> bool {
+pub(super) fn anchors<'a>(certificate: &Certificate<'a>, served: &[&Certificate<'a>]) -> bool {
     certificate.is_in(Role::Ca)
         && certificate.is_ca
         && served.iter().any(|below| certificate.signed(below))
