@@ -57,6 +57,8 @@ const TELLING: usize = 32;
 /// The part of the concurrency that one namespace leaves to others. Its passes may be long, where it
 /// shares a low limit of requests with itself.
 const LEFT_TO_OTHERS: usize = 4;
+/// Memories that may be held room for.
+const FEW: usize = 64;
 /// How long the loop may rest before it gives a sign of life.
 const BEAT: Duration = Duration::from_secs(5);
 
@@ -243,7 +245,7 @@ impl<R: Reconcile> Desk<R> {
         {
             memory.written = None; // The watch has caught up.
             if memory.is_blank() {
-                self.known.remove(object);
+                self.unlearn(object);
             }
         }
         let is_news = replaced || old.as_ref().is_none_or(|old| concerns(old.meta(), new.meta()));
@@ -261,10 +263,19 @@ impl<R: Reconcile> Desk<R> {
 
     fn forget(&mut self, object: &ObjectRef<R::Resource>, gone: &R::Resource) {
         self.queue.forget(object);
-        self.known.remove(object);
+        self.unlearn(object);
         let uid = gone.meta().uid.as_deref().unwrap_or_default();
         self.shell.reporter.metrics().forgotten(&self.kind, uid);
         self.reconciler.forget(object.namespace.as_deref(), &object.name);
+    }
+
+    /// There is nothing to remember of it any more.
+    fn unlearn(&mut self, object: &ObjectRef<R::Resource>) {
+        self.known.remove(object);
+        // What a crowd needed once is not held for ever.
+        if self.known.is_empty() && self.known.capacity() > FEW {
+            self.known.shrink_to_fit();
+        }
     }
 
     fn start_due(&mut self) {
@@ -340,7 +351,7 @@ impl<R: Reconcile> Desk<R> {
         let Some(current) = current else {
             // It went, or was replaced, while the pass ran: forget what the pass remembered of it.
             // A successor has not been looked at yet, since its name was taken until now.
-            self.known.remove(&object);
+            self.unlearn(&object);
             self.shell.reporter.metrics().forgotten(&self.kind, &uid);
             self.reconciler.forget(object.namespace.as_deref(), &object.name);
             return;
@@ -351,7 +362,7 @@ impl<R: Reconcile> Desk<R> {
         }
         let Some(next) = next else {
             if memory.is_blank() {
-                self.known.remove(&object);
+                self.unlearn(&object);
             }
             return;
         };
@@ -365,7 +376,7 @@ impl<R: Reconcile> Desk<R> {
         let due = Instant::now() + delay;
         memory.ends(next, due);
         if memory.is_blank() {
-            self.known.remove(&object);
+            self.unlearn(&object);
         }
         self.queue.add(&object, urgency, due);
     }
