@@ -57,8 +57,8 @@ const TELLING: usize = 32;
 /// The part of the concurrency that one namespace leaves to others. Its passes may be long, where it
 /// shares a low limit of requests with itself.
 const LEFT_TO_OTHERS: usize = 4;
-/// Memories that may be held room for.
-const FEW: usize = 64;
+/// So many memories may be held room for though there are none.
+const ROOM: usize = 64;
 /// How long the loop may rest before it gives a sign of life.
 const BEAT: Duration = Duration::from_secs(5);
 
@@ -273,7 +273,7 @@ impl<R: Reconcile> Desk<R> {
     fn unlearn(&mut self, object: &ObjectRef<R::Resource>) {
         self.known.remove(object);
         // What a crowd needed once is not held for ever.
-        if self.known.is_empty() && self.known.capacity() > FEW {
+        if self.known.is_empty() && self.known.capacity() > ROOM {
             self.known.shrink_to_fit();
         }
     }

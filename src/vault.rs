@@ -399,7 +399,7 @@ impl Client {
     ) -> Result<(StatusCode, Zeroizing<Vec<u8>>), Error> {
         let start = Instant::now();
         let outcome = match self.build(endpoint, None) {
-            Ok(request) => self.deliver(operation, request).await,
+            Ok(request) => self.deliver(operation, &request).await,
             Err(cause) => Err(cause),
         };
         let label = outcome.as_ref().map_or_else(Cause::label, |_| "ok");
@@ -458,8 +458,7 @@ impl Client {
                 return Err(Cause::Throttled { by: error::Throttle::Own, retry_after });
             }
         }
-        let link = Arc::clone(&request.link);
-        let _line = link.line(operation).await?;
+        let _line = request.link.line(operation).await?;
         let permit = circuit.admit()?;
         // Asked last: it may have waited for long.
         if request.method != Method::GET && !operation.gives_back && !shared.observer.may_write() {
@@ -469,7 +468,7 @@ impl Client {
         if let Some(token) = token {
             token.spend()?;
         }
-        let outcome = self.deliver(operation, request).await;
+        let outcome = self.deliver(operation, &request).await;
         if let Ok(raw) = &outcome {
             self.heed(raw);
         }
@@ -537,15 +536,15 @@ impl Client {
     }
 
     /// Sends, follows a standby's redirect to the same origin and path once, reads the answer.
-    async fn deliver(&self, operation: &Operation, request: Request) -> Result<Raw, Cause> {
+    async fn deliver(&self, operation: &Operation, request: &Request) -> Result<Raw, Cause> {
         let after = request.link.timeout;
         let deadline = Instant::now() + after;
         let timeout = || Cause::Timeout { after, asks_aws: operation.asks_aws };
         let work = async {
-            let mut response = self.once(operation, &request).await?;
+            let mut response = self.once(operation, request).await?;
             if response.status() == StatusCode::TEMPORARY_REDIRECT {
                 follow(&request.url, response.headers())?;
-                response = self.once(operation, &request).await?;
+                response = self.once(operation, request).await?;
                 if response.status() == StatusCode::TEMPORARY_REDIRECT {
                     return Err(Cause::NoActiveNode);
                 }

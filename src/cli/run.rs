@@ -102,8 +102,6 @@ impl Error {
 }
 
 /// Runs the operator until SIGTERM or SIGINT.
-// For months: within its caller it would stand on the room for all that the other commands need.
-#[inline(never)]
 pub fn run(args: RunArgs) -> Result<(), Error> {
     // Only fails if there is a provider already, and then it is this one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

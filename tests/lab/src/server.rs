@@ -96,17 +96,18 @@ impl Server {
     /// Starts it, unless it runs, and returns once it answers. Vault then is sealed. One that was frozen
     /// goes on.
     pub async fn start(&self) -> Result<()> {
-        let begun = Timestamp::now();
-        if self.resume().is_err() {
-            let log = files::open_to_append(&self.log)?;
-            let child = keeper::spawn(&self.program, log)
-                .doing(|| format!("starting {} ({})", self.name, self.program.path.display()))?;
-            let pid = child.id();
-            // At once: from here on it is stopped with us.
-            *self.child() = Some(child);
-            let seen = SeenServer { name: self.name.to_owned(), pid, port: self.port };
-            folder::record_server(&self.pid_file, &seen)?;
+        if self.resume().is_ok() {
+            return self.answers().await;
         }
+        let begun = Timestamp::now();
+        let log = files::open_to_append(&self.log)?;
+        let child = keeper::spawn(&self.program, log)
+            .doing(|| format!("starting {} ({})", self.name, self.program.path.display()))?;
+        let pid = child.id();
+        // At once: from here on it is stopped with us.
+        *self.child() = Some(child);
+        let seen = SeenServer { name: self.name.to_owned(), pid, port: self.port };
+        folder::record_server(&self.pid_file, &seen)?;
         self.answers().await?;
         self.starts().push(begun..=Timestamp::now());
         Ok(())
